@@ -1,0 +1,79 @@
+"""Residual convolutional network for small images.
+
+Shape letters: B batch, C channels, H height, W width, K classes.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ConvBlock(nn.Module):
+    """Convolution -> batch norm -> ReLU; height and width stay."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3) -> None:
+        super().__init__()
+        # No bias: the batch norm that follows adds its own.
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False
+        )
+        self.norm = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.norm(self.conv(x)))  # (B, C_out, H, W)
+
+
+class CNN(nn.Module):
+    """Three stages of `width`, 2 `width` and 4 `width` channels; the later two have a skip.
+
+    Source: residual learning (He et al. 2015, arXiv:1512.03385) on the LeNet plan of
+    convolution and pooling (LeCun et al. 1998). `width` 32 has 290 k parameters and 22 M
+    multiply-adds for a 28 x 28 image, `width` 48 has 642 k and 50 M.
+
+    Args:
+        in_channels: Colour channels: 1 for grey, 3 for RGB.
+        image_size: Height and width of the images, in pixels, at least 4.
+        num_classes: Number of logits.
+        width: Channels of the first stage.
+        dropout: Probability in [0, 1) of zeroing a feature before the head.
+
+    Raises:
+        ValueError: If `image_size` is below 4: nothing would be left after pooling twice.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        image_size: int = 28,
+        num_classes: int = 10,
+        width: int = 32,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if image_size < 4:
+            raise ValueError(f"CNN halves the image twice, so image_size {image_size} must be >= 4")
+        self.in_channels, self.image_size, self.num_classes = in_channels, image_size, num_classes
+
+        self.stem = ConvBlock(in_channels, width, kernel_size=5)
+        self.widen2 = ConvBlock(width, 2 * width)
+        self.residual2 = ConvBlock(2 * width, 2 * width)
+        self.widen3 = ConvBlock(2 * width, 4 * width)
+        self.residual3 = ConvBlock(4 * width, 4 * width)
+        side = min(3, image_size // 4)  # of the grid of features that the head sees
+        self.pool = nn.AdaptiveMaxPool2d(side)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(4 * width * side * side, num_classes)
+        nn.init.zeros_(self.head.weight)  # the loss starts at ln K, whatever the input
+        nn.init.zeros_(self.head.bias)
+        # Channels last: convolutions took 0.6-0.7 of the time of channels first on a CPU.
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, K) for images (B, C, H, W)."""
+        x = images.contiguous(memory_format=torch.channels_last)
+        x = F.max_pool2d(self.stem(x), 2)  # (B, width, H / 2, W / 2)
+        x = self.widen2(x)  # (B, 2 width, H / 2, W / 2)
+        x = F.max_pool2d(x + self.residual2(x), 2)  # (B, 2 width, H / 4, W / 4)
+        x = self.widen3(x)  # (B, 4 width, H / 4, W / 4)
+        x = self.pool(x + self.residual3(x))  # (B, 4 width, side, side)
+        return self.head(self.dropout(x).flatten(1))  # (B, K)

@@ -1,0 +1,161 @@
+"""Image classification: how any network that returns logits is trained and measured.
+
+Shape letters: B batch, C channels, H height, W width, K classes.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from project.training.optimization import (
+    OptimizerFactory,
+    SchedulerFactory,
+    optimizer_and_schedule,
+)
+
+IGNORED = -100  # label of an image that only fills up a batch
+
+
+class ImageClassification(LightningModule):
+    """Fit a network to labelled images with cross-entropy.
+
+    A batch is `(images, labels)`: images float (B, C, H, W) as the network expects them, labels
+    int64 (B,) in [0, K), or -100 where an image is not to be counted.
+
+    Logs:
+        train/loss: Of the batch, with label smoothing, in nats; every `log_every_n_steps`.
+        train/learning_rate: Of the first parameter group, beside it.
+        train/accuracy: Share of the epoch's images (augmented, with dropout) predicted right.
+        {val,test}/loss: Negative log-likelihood without label smoothing, nats per image.
+        {val,test}/accuracy: Share of images predicted right, from exact counts over all batches
+            and processes.
+
+    Args:
+        network: Maps images (B, C, H, W) to logits (B, K).
+        optimizer: Any torch optimizer, or `MuonAdamW`; by default AdamW with torch's numbers.
+        scheduler: Any torch scheduler, counted in optimizer steps, or `WarmupDecay`.
+        label_smoothing: Share of the target spread over all classes in training, in [0, 1].
+
+    Attributes:
+        confusion: Counts int64 (K, K) of the last evaluation, row true class, column predicted.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: OptimizerFactory | None = None,
+        scheduler: SchedulerFactory | None = None,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        # Keeps the class path of `network`, so that a checkpoint reloads without arguments. Do
+        # not ignore it, whatever Lightning's hint says: that breaks the reload.
+        self.save_hyperparameters(logger=False)
+        self.network = network
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.label_smoothing = label_smoothing
+
+    def setup(self, stage: str) -> None:
+        if (data := getattr(self.trainer, "datamodule", None)) is not None:
+            self.check_data(data)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)
+
+    def on_train_epoch_start(self) -> None:
+        self.train_counts = torch.zeros(2, dtype=torch.int64, device=self.device)  # right, all
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, labels = batch
+        logits = self(images)  # (B, K)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        self.train_counts[0] += (logits.argmax(dim=1) == labels).sum()
+        self.train_counts[1] += len(labels)
+        # Lightning keeps nothing of the steps between, and a call costs as much as a small step.
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self.log("train/loss", loss, prog_bar=True)
+            self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        right, count = self.trainer.strategy.reduce(self.train_counts, reduce_op="sum")
+        self.log("train/accuracy", right / count)
+
+    def on_validation_epoch_start(self) -> None:
+        self.start_evaluation()
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self.finish_evaluation("val")
+
+    def on_test_epoch_start(self) -> None:
+        self.start_evaluation()
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.evaluate(batch)
+
+    def on_test_epoch_end(self) -> None:
+        self.finish_evaluation("test")
+
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, _ = batch
+        return self(images).softmax(dim=1)  # (B, K)
+
+    def configure_optimizers(self) -> Any:
+        total_steps = int(self.trainer.estimated_stepping_batches)
+        return optimizer_and_schedule(self.network, self.optimizer, self.scheduler, total_steps)
+
+    def check_data(self, data: Any) -> None:
+        """Stop before training when the network was built for images of another kind.
+
+        Compares `in_channels`, `image_size` and `num_classes` where both sides have them.
+
+        Raises:
+            ValueError: With every value, what the data have, and the flags to set.
+        """
+        wrong = {}
+        for name in ("in_channels", "image_size", "num_classes"):
+            has, needs = getattr(self.network, name, None), getattr(data, name, None)
+            if has is not None and needs is not None and has != needs:
+                wrong[name] = (has, needs)
+        if wrong:
+            built = ", ".join(f"{name} {has}" for name, (has, _) in wrong.items())
+            needed = ", ".join(f"{name} {needs}" for name, (_, needs) in wrong.items())
+            flags = " ".join(
+                f"--model.network.{name} {needs}" for name, (_, needs) in wrong.items()
+            )
+            raise ValueError(
+                f"{type(self.network).__name__} was built for {built}, but the data have {needed}; "
+                f"set {flags}"
+            )
+
+    def start_evaluation(self) -> None:
+        self.confusion: Tensor | None = None  # its size is known with the first logits
+        self.loss_sum = torch.zeros((), device=self.device)
+
+    def evaluate(self, batch: tuple[Tensor, Tensor]) -> None:
+        """Count one batch; images with label -100 are left out."""
+        images, labels = batch
+        logits = self(images).float()  # (B, K)
+        self.loss_sum += F.cross_entropy(logits, labels, reduction="sum", ignore_index=IGNORED)
+        num_classes = logits.shape[1]
+        counted = labels != IGNORED
+        cells = (labels * num_classes + logits.argmax(dim=1))[counted]
+        confusion = torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
+        self.confusion = confusion if self.confusion is None else self.confusion + confusion
+
+    def finish_evaluation(self, split: str) -> None:
+        """Add up over the processes and log under `split`."""
+        assert self.confusion is not None
+        self.confusion = self.trainer.strategy.reduce(self.confusion, reduce_op="sum")
+        loss_sum = self.trainer.strategy.reduce(self.loss_sum, reduce_op="sum")
+        count = self.confusion.sum()
+        metrics = {f"{split}/loss": loss_sum / count}
+        metrics[f"{split}/accuracy"] = self.confusion.trace() / count
+        self.log_dict(metrics, prog_bar=True)

@@ -1,0 +1,54 @@
+"""Train one experiment: fit, keep the best checkpoint by validation, test it, print a table."""
+
+import sys
+
+HELP = """\
+usage: python -m project.train [--config FILE]... [--KEY VALUE]...
+
+Fit a network, keep the checkpoint that validates best, test it once and print a
+table. With nothing given: configs/default.yaml, a CNN on embedded digits.
+
+examples:
+  python -m project.train
+  python -m project.train --config configs/mnist_cnn.yaml
+  python -m project.train --config configs/mnist_cnn.yaml --model.network.width 48
+  python -m project.train --model.network RNN --model.network.cell gru
+  python -m project.train --model.optimizer SGD --model.optimizer.lr 0.1
+
+keys (every argument of the class that stands there):
+  --model.network CLASS        MLP, CNN, RNN, ViT, or any import path
+  --model.optimizer CLASS      any of torch.optim, or MuonAdamW
+  --model.scheduler CLASS      WarmupDecay, any of torch's (in steps), or null
+  --data.dataset CLASS         Digits, MNIST, FashionMNIST, CIFAR10, ImageFolder ...
+  --data.root DIR              where data lie (else the variable DATA_DIR, else data)
+  --data.batch_size N          images of a batch, on each process
+  --trainer.max_epochs N       and everything else that Lightning's Trainer takes
+  --trainer.accelerator NAME   auto, cpu, gpu ...; --trainer.devices, --trainer.precision
+  --best.monitor METRIC        what chooses the best; --best.mode, --best.patience
+  --seed_everything N          seed of weights, order and augmentation
+  --experiment NAME, --runs_dir DIR
+
+A new optimizer or scheduler starts from its own defaults. A new network, task or
+data set keeps the values you wrote whose names it shares (num_classes, width).
+
+  --help                       this screen
+  --help all                   every key of the chosen classes
+  --model.network.help CLASS   every argument of a class
+  --print_config               the complete configuration, as YAML for --config
+  --debug                      show the traceback of an error
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return 0, or 1 when the run failed, or 2 when it was asked wrongly."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments in (["--help"], ["-h"]):
+        print(HELP, end="")
+        return 0
+    from project.training.run import command  # imports torch: not needed for the help above
+
+    return command(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

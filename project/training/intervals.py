@@ -1,0 +1,24 @@
+"""Intervals for figures measured on a finite sample."""
+
+import math
+
+Z_95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
+
+
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """Return the 95 % interval of a probability, each end in [0, 1].
+
+    Source: Wilson 1927; unlike the normal approximation it holds near 0 and 1.
+
+    Raises:
+        ValueError: If there are no trials or more successes than trials.
+    """
+    if not 0 <= successes <= trials or trials == 0:
+        raise ValueError(f"{successes} successes of {trials} trials give no interval")
+    share = successes / trials
+    scale = 1 + Z_95**2 / trials
+    centre = share + Z_95**2 / (2 * trials)
+    spread = Z_95 * math.sqrt(share * (1 - share) / trials + Z_95**2 / (4 * trials**2))
+    low = 0.0 if successes == 0 else (centre - spread) / scale
+    high = 1.0 if successes == trials else (centre + spread) / scale
+    return low, high

@@ -1,0 +1,74 @@
+"""From a network and two constructors to the optimizer and schedule that Lightning runs."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import ReduceLROnPlateau
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from project.training.schedule import WarmupDecay
+
+OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
+SchedulerFactory = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
+
+
+def parameter_groups(network: nn.Module) -> list[dict[str, Any]]:
+    """Split the trainable parameters by what an optimizer should do with them.
+
+    Norms, biases and every other vector get no weight decay. Weight matrices of hidden linear,
+    convolutional and recurrent layers are tagged `"hidden": True` for `MuonAdamW`; other
+    optimizers ignore the tag. An output layer is told by its name, `head`.
+    """
+    hidden_layers = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase)
+    hidden: list[Tensor] = []
+    other: list[Tensor] = []
+    vectors: list[Tensor] = []
+    seen: set[Tensor] = set()  # a tied weight belongs to the first module that holds it
+    for module_name, module in network.named_modules():
+        is_hidden = isinstance(module, hidden_layers) and module_name.split(".")[-1] != "head"
+        for parameter in module.parameters(recurse=False):
+            if parameter in seen or not parameter.requires_grad:
+                continue
+            seen.add(parameter)
+            if parameter.ndim < 2:
+                vectors.append(parameter)
+            elif is_hidden:
+                hidden.append(parameter)
+            else:
+                other.append(parameter)
+    groups = [
+        {"params": hidden, "hidden": True},
+        {"params": other, "hidden": False},
+        {"params": vectors, "hidden": False, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def optimizer_and_schedule(
+    network: nn.Module,
+    optimizer_factory: OptimizerFactory | None,
+    scheduler_factory: SchedulerFactory | None,
+    total_steps: int,
+) -> Any:
+    """Return what `LightningModule.configure_optimizers` returns.
+
+    Schedules advance once an optimizer step; `ReduceLROnPlateau` once a validation, by the
+    metric that it names.
+
+    Args:
+        optimizer_factory: By default AdamW with torch's own numbers.
+        total_steps: Optimizer steps of the run, for a `WarmupDecay` that was not told.
+    """
+    optimizer = (optimizer_factory or torch.optim.AdamW)(parameter_groups(network))
+    if scheduler_factory is None:
+        return optimizer
+    scheduler = scheduler_factory(optimizer)
+    if isinstance(scheduler, ReduceLROnPlateau):
+        plateau = {"scheduler": scheduler, "interval": "epoch", "monitor": scheduler.monitor}
+        return {"optimizer": optimizer, "lr_scheduler": plateau}
+    if isinstance(scheduler, WarmupDecay) and scheduler.total_steps is None:
+        scheduler.set_total_steps(total_steps)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
