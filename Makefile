@@ -1,0 +1,58 @@
+# make train   environment, then one training run on embedded data
+# make test    environment, then the tests
+#
+# The environment is .venv, made from requirements.lock (uv if it is there, else pip). A second
+# call installs nothing. Choose the interpreter with PYTHON=python3.12. On Linux the locked torch
+# brings CUDA; TORCH=cpu takes torch's CPU build, TORCH=cu126 (or another) that CUDA; both need uv.
+
+PYTHON ?= python3
+TORCH ?=
+BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+INSTALLED := .venv/installed
+
+.PHONY: install train test test-slow lint lock clean
+
+train: install
+	$(BIN)/python -m project.train $(ARGS)
+
+test: install
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: install
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+install: $(INSTALLED)
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v < (3, 15))' || \
+	  { echo "error: $(PYTHON) is not Python 3.11 to 3.14; name one: make PYTHON=python3.12"; exit 1; }
+	@if command -v uv >/dev/null; then \
+	  set -ex; \
+	  uv venv --quiet --allow-existing --python $(PYTHON) .venv; \
+	  if [ -n "$(TORCH)" ]; then \
+	    uv pip install --python $(BIN)/python --torch-backend $(TORCH) --no-verify-hashes \
+	      --constraints requirements.lock --editable '.[dev]'; \
+	  else \
+	    uv pip sync --python $(BIN)/python --require-hashes requirements.lock; \
+	    uv pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .; \
+	  fi; \
+	else \
+	  [ -z "$(TORCH)" ] || { echo "error: TORCH=$(TORCH) needs uv: pip install uv"; exit 1; }; \
+	  set -ex; \
+	  $(PYTHON) -m venv .venv; \
+	  $(BIN)/python -m pip install --require-hashes --no-deps --requirement requirements.lock; \
+	  $(BIN)/python -m pip install --no-deps --no-build-isolation --editable .; \
+	fi
+	@touch $@
+
+lock:
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --quiet \
+	  --extra dev pyproject.toml --output-file requirements.lock
+
+clean:
+	rm -rf .venv

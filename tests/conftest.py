@@ -1,0 +1,70 @@
+"""Shared by the tests: nothing here reads or writes the user's `data/` or `runs/`."""
+
+import gzip
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from project.data import idx
+
+REAL_DATA = os.environ.get("DATA_DIR")
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run in an empty folder, without the variables of the user's shell."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("DATA_DIR", "LOCAL_RANK", "PROJECT_RUN_DIR", "WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def real_mnist() -> str:
+    """The folder of the official MNIST files, where DATA_DIR names one."""
+    if not REAL_DATA or not Path(REAL_DATA, "MNIST").is_dir():
+        pytest.skip("the real MNIST is not here: set DATA_DIR to the folder that holds MNIST/raw")
+    return REAL_DATA
+
+
+def write_idx(path: Path, numbers: np.ndarray) -> None:
+    """Write uint8 numbers as an IDX file, compressed when the name ends in .gz."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = b"".join(size.to_bytes(4, "big") for size in numbers.shape)
+    content = bytes([0, 0, 0x08, numbers.ndim]) + shape + numbers.astype(np.uint8).tobytes()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+@pytest.fixture
+def stand_in_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data folder with tiny random MNIST, FashionMNIST, KMNIST and CIFAR10."""
+    root = tmp_path / "stand-in"
+    numbers = np.random.default_rng(0)
+    for name in ("MNIST", "FashionMNIST", "KMNIST"):
+        for part, count in (("train", 300), ("t10k", 101)):
+            images = numbers.integers(0, 256, (count, 28, 28))
+            labels = np.arange(count) % 10
+            write_idx(root / name / "raw" / f"{part}-images-idx3-ubyte", images)
+            write_idx(root / name / "raw" / f"{part}-labels-idx1-ubyte", labels)
+    monkeypatch.setattr(idx, "EXTRACTED_SHA256", {})
+
+    from torchvision import datasets
+
+    folder = root / datasets.CIFAR10.base_folder
+    folder.mkdir(parents=True)
+    for name, count in (("train", 300), ("test", 101)):
+        batch = {
+            "data": numbers.integers(0, 256, (count, 3072), dtype=np.uint8),
+            "labels": [i % 10 for i in range(count)],
+        }
+        (folder / name).write_bytes(pickle.dumps(batch))
+    (folder / "meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+    monkeypatch.setattr(datasets.CIFAR10, "train_list", [["train", None]])
+    monkeypatch.setattr(datasets.CIFAR10, "test_list", [["test", None]])
+    meta = {"filename": "meta", "key": "label_names", "md5": None}
+    monkeypatch.setattr(datasets.CIFAR10, "meta", meta)
+    return root

@@ -1,0 +1,163 @@
+"""Loss, metrics and optimizers of `ImageClassification`, against counts by hand."""
+
+import functools
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Trainer
+from torch import nn
+
+from project.data.image_sets import Digits
+from project.data.images import ImageData
+from project.models.cnn import CNN
+from project.models.mlp import MLP
+from project.tasks.image_classification import ImageClassification
+from project.training.muon import MuonAdamW
+from project.training.schedule import WarmupDecay
+
+
+def small_mlp(**options) -> MLP:
+    network = MLP(image_size=8, width=16, depth=1, **options)
+    nn.init.normal_(network.head.weight)
+    return network
+
+
+def quiet_trainer(path: Path, **options) -> Trainer:
+    options.setdefault("logger", False)
+    options.setdefault("enable_checkpointing", False)
+    return Trainer(
+        accelerator="cpu",
+        default_root_dir=path,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+
+
+def test_accuracy_with_an_uneven_last_batch_equals_the_count_by_hand(tmp_path) -> None:
+    task = ImageClassification(small_mlp())
+    data = ImageData(Digits(), eval_batch_size=100)  # 359 images: 100, 100, 100, 59
+    (logged,) = quiet_trainer(tmp_path).test(task, data, verbose=False)
+
+    test = data.splits["test"]
+    task.eval()
+    with torch.no_grad():
+        logits = task(data.normalise(test.images.float()))
+    right = (logits.argmax(1) == test.labels).sum().item()
+    assert logged["test/accuracy"] == pytest.approx(right / 359, abs=1e-7)
+    assert logged["test/loss"] == pytest.approx(F.cross_entropy(logits, test.labels).item(), rel=1e-5)
+    assert task.confusion.sum() == 359
+    assert torch.equal(task.confusion.sum(dim=1), torch.bincount(test.labels))
+    wrong_pair = [(t, p) for t, p in zip(test.labels, logits.argmax(1), strict=True) if t != p][0]
+    assert task.confusion[wrong_pair] > 0
+
+
+def test_ignored_labels_are_not_counted() -> None:
+    task = ImageClassification(small_mlp()).eval()
+    images, labels = torch.randn(4, 1, 8, 8), torch.tensor([3, 1, -100, -100])
+    task.start_evaluation()
+    task.evaluate((images, labels))
+    assert task.confusion.sum() == 2
+    expected = F.cross_entropy(task(images[:2]), labels[:2], reduction="sum")
+    torch.testing.assert_close(task.loss_sum, expected)
+
+
+def test_label_smoothing_is_in_training_only() -> None:
+    images, labels = torch.randn(4, 1, 8, 8), torch.arange(4)
+    smoothed = ImageClassification(small_mlp(), label_smoothing=0.2).eval()
+    smoothed.start_evaluation()
+    smoothed.evaluate((images, labels))
+    torch.testing.assert_close(
+        smoothed.loss_sum, F.cross_entropy(smoothed(images), labels, reduction="sum")
+    )
+
+
+OPTIMIZERS = [
+    cls
+    for _, cls in inspect.getmembers(torch.optim, inspect.isclass)
+    # SparseAdam needs sparse gradients, LBFGS takes no parameter groups, Muon only matrices.
+    if cls is not torch.optim.Optimizer and cls.__name__ not in ("SparseAdam", "LBFGS", "Muon")
+]
+
+
+@pytest.mark.parametrize("cls", [*OPTIMIZERS, MuonAdamW], ids=lambda cls: cls.__name__)
+def test_any_optimizer_trains_and_spares_vectors_the_decay(cls, tmp_path) -> None:
+    task = ImageClassification(
+        small_mlp(dropout=0.0), optimizer=cls, scheduler=functools.partial(WarmupDecay, warmup=0.2)
+    )
+    before = [p.clone() for p in task.parameters()]
+    data = ImageData(Digits(), batch_size=256)
+    trainer = quiet_trainer(tmp_path, max_epochs=2, num_sanity_val_steps=0)
+    trainer.fit(task, data)
+    groups = trainer.optimizers[0].param_groups
+    counts = [sum(p.numel() for p in group["params"]) for group in groups]
+    assert sum(counts) == sum(p.numel() for p in task.network.parameters())
+    assert all(g.get("weight_decay", 0) == 0 for g in groups for p in g["params"] if p.ndim < 2)
+    assert all(torch.isfinite(p).all() for p in task.parameters())
+    assert all((p != old).any() for p, old in zip(task.parameters(), before, strict=True))
+
+
+def test_schedules_step_once_an_optimizer_step(tmp_path) -> None:
+    task = ImageClassification(
+        small_mlp(),
+        optimizer=functools.partial(torch.optim.SGD, lr=1.0),
+        scheduler=functools.partial(torch.optim.lr_scheduler.StepLR, step_size=3, gamma=0.1),
+    )
+    trainer = quiet_trainer(tmp_path, max_steps=7)
+    trainer.fit(task, ImageData(Digits(), batch_size=100))
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.01)
+
+
+def test_plateau_scheduler_follows_its_metric(tmp_path) -> None:
+    from lightning.pytorch.cli import ReduceLROnPlateau
+
+    task = ImageClassification(
+        small_mlp(),
+        optimizer=functools.partial(torch.optim.SGD, lr=0.0),  # nothing improves
+        scheduler=functools.partial(ReduceLROnPlateau, monitor="val/loss", patience=0),
+    )
+    trainer = quiet_trainer(tmp_path, max_epochs=3)
+    trainer.fit(task, ImageData(Digits(), batch_size=500))
+    assert trainer.lr_scheduler_configs[0].scheduler.num_bad_epochs == 0
+    assert trainer.lr_scheduler_configs[0].scheduler.last_epoch == 3
+
+
+def test_hidden_weights_are_told_from_the_head() -> None:
+    from project.training.optimization import parameter_groups
+
+    network = CNN(width=4)
+    hidden, other, vectors = parameter_groups(network)
+    assert {id(p) for p in other["params"]} == {id(network.head.weight)}
+    assert all(p.ndim == 4 for p in hidden["params"])
+    assert all(p.ndim == 1 for p in vectors["params"])
+    assert vectors["weight_decay"] == 0
+
+
+def test_frozen_and_tied_parameters_are_optimized_once_or_not_at_all() -> None:
+    from project.training.optimization import parameter_groups
+
+    network = nn.ModuleDict({"embedding": nn.Embedding(5, 3), "head": nn.Linear(3, 5)})
+    network["head"].weight = network["embedding"].weight
+    network["head"].bias.requires_grad_(False)
+    groups = parameter_groups(network)
+    assert [len(group["params"]) for group in groups] == [1]
+
+
+def test_a_network_of_another_size_is_refused_with_the_flags(tmp_path) -> None:
+    task = ImageClassification(MLP(image_size=28, num_classes=7))
+    with pytest.raises(ValueError, match="built for image_size 28, num_classes 7") as error:
+        quiet_trainer(tmp_path, max_steps=1).fit(task, ImageData(Digits()))
+    assert "--model.network.image_size 8 --model.network.num_classes 10" in str(error.value)
+
+
+def test_same_seed_same_run(tmp_path) -> None:
+    def final_weights() -> torch.Tensor:
+        torch.manual_seed(3)
+        task = ImageClassification(small_mlp())
+        quiet_trainer(tmp_path, max_steps=5).fit(task, ImageData(Digits(), batch_size=64))
+        return task.network.head.weight.detach()
+
+    assert torch.equal(final_weights(), final_weights())

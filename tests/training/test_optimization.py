@@ -1,0 +1,105 @@
+"""Schedule and optimizer against their definitions."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from project.training.muon import MuonAdamW, orthogonalise
+from project.training.schedule import WarmupDecay
+
+
+def rates(**options) -> list[float]:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+    schedule = WarmupDecay(optimizer, total_steps=100, **options)
+    seen = []
+    for _ in range(100):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return seen
+
+
+@pytest.mark.parametrize("decay", ["linear", "cosine"])
+def test_rises_to_the_peak_and_falls(decay) -> None:
+    lr = rates(warmup=0.2, decay=decay)
+    assert lr[0] == pytest.approx(2.0 / 20)
+    assert max(lr) == pytest.approx(2.0)
+    assert lr.index(max(lr)) in (19, 20)
+    assert lr[:19] == sorted(lr[:19])
+    assert lr[20:] == sorted(lr[20:], reverse=True)
+    assert 0 < lr[-1] < 0.05  # the last step still learns
+
+
+def test_ends_at_the_share_asked_for() -> None:
+    assert rates(final=0.1)[-1] == pytest.approx(0.2, rel=0.05)
+    assert rates(warmup=0.0)[0] == pytest.approx(2.0)
+
+
+def test_linear_is_halfway_in_the_middle() -> None:
+    assert rates(warmup=0.0, decay="linear")[50] == pytest.approx(1.0)
+
+
+def test_total_steps_can_be_given_later() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+    schedule = WarmupDecay(optimizer, warmup=0.5)
+    schedule.set_total_steps(100)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(2.0 / 50)
+    assert schedule.get_last_lr() == [pytest.approx(2.0 / 50)]
+
+
+def test_groups_keep_their_share() -> None:
+    groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr": lr} for lr in (1.0, 0.1)]
+    optimizer = torch.optim.SGD(groups, lr=1.0)
+    WarmupDecay(optimizer, warmup=0.5, total_steps=10)
+    assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.2, 0.02])
+
+
+def test_warmup_is_a_share() -> None:
+    with pytest.raises(ValueError, match=r"warmup 5 .* \[0, 1\)"):
+        rates(warmup=5)
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (2, 8, 40), (2, 40, 8)])
+def test_orthogonalise_brings_singular_values_near_one(shape) -> None:
+    values = torch.linalg.svdvals(orthogonalise(torch.randn(shape)))
+    assert values.min() > 0.3
+    assert values.max() < 1.3
+
+
+def test_rest_follows_torch_adamw() -> None:
+    ours, theirs = (nn.Parameter(torch.ones(4)) for _ in range(2))
+    muon = MuonAdamW([{"params": [ours]}], adamw_lr=0.1, weight_decay=0.3, beta2=0.95)
+    adamw = torch.optim.AdamW([theirs], lr=0.1, betas=(0.9, 0.95), weight_decay=0.3)
+    for step in range(5):
+        for parameter, optimizer in ((ours, muon), (theirs, adamw)):
+            parameter.grad = torch.linspace(-1, 2, 4) * (step + 1)
+            optimizer.step()
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_hidden_update_is_the_orthogonal_direction_of_the_momentum() -> None:
+    weight = nn.Parameter(torch.zeros(4, 8))
+    gradient = torch.randn(4, 8)
+    optimizer = MuonAdamW([{"params": [weight], "hidden": True}], lr=0.5)
+    weight.grad = gradient
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), -0.5 * orthogonalise(gradient[None])[0])
+
+
+def test_state_survives_a_round_trip() -> None:
+    def stepped(weight: nn.Parameter, optimizer: MuonAdamW, steps: int) -> None:
+        for step in range(steps):
+            weight.grad = torch.full((4, 4), float(step + 1)) + torch.eye(4)
+            optimizer.step()
+
+    first = nn.Parameter(torch.eye(4))
+    optimizer = MuonAdamW([{"params": [first], "hidden": True}])
+    stepped(first, optimizer, 2)
+    second = nn.Parameter(first.detach().clone())
+    restored = MuonAdamW([{"params": [second], "hidden": True}])
+    restored.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    stepped(first, optimizer, 2)
+    stepped(second, restored, 2)
+    assert torch.equal(first, second)
