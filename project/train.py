@@ -11,7 +11,7 @@ table. With nothing given: configs/default.yaml, a CNN on embedded digits.
 examples:
   python -m project.train
   python -m project.train --config configs/mnist_cnn.yaml
-  python -m project.train --config configs/mnist_cnn.yaml --model.network.width 48
+  python -m project.train --config configs/mnist_cnn.yaml --trainer.max_epochs 5
   python -m project.train --model.network RNN --model.network.cell gru
   python -m project.train --model.optimizer SGD --model.optimizer.lr 0.1
 
@@ -19,11 +19,13 @@ keys (every argument of the class that stands there):
   --model.network CLASS        MLP, CNN, RNN, ViT, or any import path
   --model.optimizer CLASS      any of torch.optim, or MuonAdamW
   --model.scheduler CLASS      WarmupDecay, any of torch's (in steps), or null
-  --data.dataset CLASS         Digits, MNIST, FashionMNIST, CIFAR10, ImageFolder ...
+  --data.dataset CLASS         Digits, MNIST, FashionMNIST, KMNIST, EMNIST,
+                               QMNIST, CIFAR10, ImageFolder
   --data.root DIR              where data lie (else the variable DATA_DIR, else data)
   --data.batch_size N          images of a batch, on each process
   --trainer.max_epochs N       and everything else that Lightning's Trainer takes
-  --trainer.accelerator NAME   auto, cpu, gpu ...; --trainer.devices, --trainer.precision
+  --trainer.accelerator NAME   auto, cpu, gpu ...; also --trainer.devices and
+                               --trainer.precision
   --best.monitor METRIC        what chooses the best; --best.mode, --best.patience
   --seed_everything N          seed of weights, order and augmentation
   --experiment NAME, --runs_dir DIR

@@ -36,7 +36,8 @@ def closing_table(record: dict[str, Any], run_directory: Path) -> str:
         ("parameters", f"{record['parameters']:>9,}"),
         (
             "time",
-            f"{record['wall_seconds']:9.1f} s, {record.get('training_seconds', 0):.1f} s of training",
+            f"{record['wall_seconds']:9.1f} s, of which training"
+            f" {record.get('training_seconds', 0):.1f} s",
         ),
         ("throughput", f"{record.get('images_per_second', 0):>9,.0f} images/s in training"),
         ("best checkpoint", str(run_directory / record["best_checkpoint"])),

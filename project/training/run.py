@@ -86,7 +86,7 @@ def run(cli: ProjectCLI) -> dict[str, Any]:
     }
     keeper = RunRecord(directory, record)
     if process_rank() == 0:
-        cli.parser.save(config, str(directory / "config.yaml"), skip_none=False, overwrite=True)
+        cli.parser.save(config, str(directory / "config.yaml"), skip_unset=False, overwrite=True)
         write_patch(directory)
     trainer = build_trainer(cli.config_init.trainer, config.best, directory, keeper)
     announce(trainer, cli.model, cli.datamodule, directory)
@@ -196,7 +196,7 @@ def finish(
         status="finished",
         epochs=epochs,
         chosen_by=best.monitor,
-        best_checkpoint=str(Path(checkpoint).relative_to(directory)),
+        best_checkpoint=str(Path(checkpoint).resolve().relative_to(directory.resolve())),
         metrics=metrics,
     )
 

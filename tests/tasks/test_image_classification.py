@@ -48,10 +48,12 @@ def test_accuracy_with_an_uneven_last_batch_equals_the_count_by_hand(tmp_path) -
         logits = task(data.normalise(test.images.float()))
     right = (logits.argmax(1) == test.labels).sum().item()
     assert logged["test/accuracy"] == pytest.approx(right / 359, abs=1e-7)
-    assert logged["test/loss"] == pytest.approx(F.cross_entropy(logits, test.labels).item(), rel=1e-5)
+    assert logged["test/loss"] == pytest.approx(
+        F.cross_entropy(logits, test.labels).item(), rel=1e-5
+    )
     assert task.confusion.sum() == 359
     assert torch.equal(task.confusion.sum(dim=1), torch.bincount(test.labels))
-    wrong_pair = [(t, p) for t, p in zip(test.labels, logits.argmax(1), strict=True) if t != p][0]
+    wrong_pair = next((t, p) for t, p in zip(test.labels, logits.argmax(1), strict=True) if t != p)
     assert task.confusion[wrong_pair] > 0
 
 

@@ -1,0 +1,141 @@
+"""What may be typed, what it becomes, and what is said when it is wrong."""
+
+from pathlib import Path
+
+import jsonargparse._typehints as typehints
+import pytest
+
+from project.configuration import (
+    CONFIGS,
+    ProjectCLI,
+    UsageError,
+    class_help,
+    experiment_name,
+    project_classes,
+)
+
+
+def network(*arguments: str):
+    return ProjectCLI([*arguments]).config.model.init_args.network
+
+
+def optimizer(*arguments: str):
+    return ProjectCLI([*arguments]).config.model.init_args.optimizer
+
+
+def refusal(*arguments: str) -> str:
+    with pytest.raises(UsageError) as error:
+        ProjectCLI([*arguments])
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_the_private_functions_that_are_extended_are_still_there() -> None:
+    """A new jsonargparse that renames them must fail here, not in a user's run."""
+    assert callable(typehints.resolve_class_path_by_name)
+    assert callable(typehints.discard_init_args_on_class_path_change)
+
+
+def test_nothing_typed_is_the_default_experiment() -> None:
+    config = ProjectCLI([]).config
+    assert config.model.init_args.network.class_path == "project.models.cnn.CNN"
+    assert config.data.init_args.dataset.class_path == "project.data.image_sets.Digits"
+    assert config.experiment == "default"
+
+
+def test_bare_names_mean_our_classes_first() -> None:
+    assert network("--model.network", "RNN").class_path == "project.models.rnn.RNN"
+    assert network("--model.network=MLP").class_path == "project.models.mlp.MLP"
+    assert network("--model.network", "torch.nn.Identity").class_path == "torch.nn.Identity"
+
+
+def test_a_new_network_keeps_the_sizes_that_were_written() -> None:
+    assert network("--model.network", "ViT").init_args.image_size == 8
+
+
+def test_a_new_optimizer_starts_from_its_own_defaults() -> None:
+    assert optimizer().init_args.weight_decay == 0.05
+    sgd = optimizer("--model.optimizer", "SGD")
+    assert sgd.class_path == "torch.optim.SGD"
+    assert (sgd.init_args.weight_decay, sgd.init_args.momentum, sgd.init_args.lr) == (0, 0, 1e-3)
+    sgd = optimizer("--model.optimizer", "SGD", "--model.optimizer.lr", "0.5")
+    assert (sgd.init_args.weight_decay, sgd.init_args.lr) == (0, 0.5)
+
+
+def test_nothing_of_the_optimizer_slips_in_from_a_saved_configuration(tmp_path: Path) -> None:
+    cli = ProjectCLI([])
+    cli.parser.save(cli.config, str(tmp_path / "config.yaml"), skip_unset=False)
+    sgd = optimizer("--config", str(tmp_path / "config.yaml"), "--model.optimizer", "SGD")
+    assert sgd.init_args.weight_decay == 0
+    schedule = ProjectCLI(
+        ["--model.scheduler", "CosineAnnealingLR", "--model.scheduler.T_max", "9"]
+    ).config.model.init_args.scheduler
+    assert schedule.init_args.T_max == 9
+
+
+def test_a_saved_configuration_gives_the_same_configuration(tmp_path: Path) -> None:
+    first = ProjectCLI(["--model.network", "RNN", "--trainer.max_epochs", "3"])
+    first.parser.save(first.config, str(tmp_path / "config.yaml"), skip_unset=False)
+    again = ProjectCLI(["--config", str(tmp_path / "config.yaml")])
+    assert first.config.as_dict() | {"config": None} == again.config.as_dict() | {"config": None}
+
+
+def test_files_stack_and_a_profile_alone_stands_on_the_default(tmp_path: Path) -> None:
+    profile = tmp_path / "short.yaml"
+    profile.write_text("trainer: {max_epochs: 1}\n")
+    config = ProjectCLI(["--config", str(profile)]).config
+    assert config.trainer.max_epochs == 1
+    assert config.experiment == "default"
+    mnist = str(CONFIGS / "mnist_mlp.yaml")
+    config = ProjectCLI(["--config", mnist, "--config", str(profile)]).config
+    assert config.trainer.max_epochs == 1
+    assert config.experiment == experiment_name(["--config", mnist]) == "mnist_mlp"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--model.network.widht", "3"], "--model.network.widht of CNN; did you mean width?"),
+        (["--trainer.max_epoch", "3"], "--trainer.max_epoch; did you mean --trainer.max_epochs?"),
+        (["--model.network", "CNM"], "--model.network: no class 'CNM'; did you mean CNN?"),
+        (["--model.optimiser", "SGD"], "--model.optimiser of ImageClassification; did you mean"),
+        (["--model.optimizer.lr", "fast"], "--model.optimizer.lr: expected float, got 'fast'"),
+        (["--trainer.max_epochs", "three"], "--trainer.max_epochs: expected int, got 'three'"),
+        (["--model.scheduler", "StepLR"], "not set: --model.scheduler.step_size"),
+        (["--best.mode", "most"], "--best.mode: 'most' is not one of min, max"),
+        (["--config", "mnist_cmn.yaml"], "'mnist_cmn.yaml'; did you mean configs/mnist_cnn.yaml?"),
+        (["nonsense"], "unknown option nonsense"),
+    ],
+)
+def test_a_wrong_word_is_answered_in_one_line(arguments, says) -> None:
+    assert says in refusal(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("trainer: {max_epochs: [}", "cannot be read"),
+        ("just words", "holds no keys"),
+        ("trainr: {max_epochs: 3}", "did you mean --trainer.max_epochs?"),
+        ("trainer: {max_epochs: three}", "--trainer.max_epochs: expected int, got 'three'"),
+    ],
+)
+def test_a_wrong_file_is_answered_in_one_line(content, says, tmp_path: Path) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(content)
+    assert says in refusal("--config", str(path))
+
+
+def test_help_of_a_class_lists_its_arguments() -> None:
+    text = class_help("model.network", "RNN")
+    assert "--model.network.cell {elman,gru,lstm}" in text
+    assert "--model.optimizer.momentum" in class_help("model.optimizer", "SGD")
+    with pytest.raises(UsageError, match="no class 'RNM'; did you mean RNN"):
+        class_help("model.network", "RNM")
+
+
+def test_names_of_our_classes_are_unique() -> None:
+    files = Path(CONFIGS.parent, "project").glob("*/*.py")
+    names = [line.split("class ")[1].split("(")[0].rstrip(":\n") for file in files
+             for line in file.read_text().splitlines() if line.startswith("class ")]  # fmt: skip
+    assert len(names) == len(set(names)) == len(project_classes())

@@ -1,0 +1,215 @@
+"""The command as a user meets it, on embedded data."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import LightningModule
+
+from project.configuration import ProjectCLI
+from project.train import HELP, main
+from project.training.run import command
+
+SHORT = ["--trainer.max_epochs=2", "--trainer.accelerator=cpu"]
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("finished") / "runs"
+    assert command([*SHORT, "--runs_dir", str(runs), "--trainer.precision", "32-true"]) == 0
+    (directory,) = runs.iterdir()
+    return directory
+
+
+def run_of(arguments: list[str], runs: Path) -> dict:
+    assert command([*SHORT, "--runs_dir", str(runs), *arguments]) == 0
+    (path,) = runs.glob("*/run.json")
+    return json.loads(path.read_text())
+
+
+def test_run_directory_holds_what_the_design_says(finished_run: Path) -> None:
+    names = {path.name for path in finished_run.iterdir()}
+    assert names >= {"config.yaml", "metrics.csv", "run.json", "checkpoints"}
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert {p.name for p in (finished_run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+
+
+def test_record_holds_metrics_with_intervals_and_provenance(finished_run: Path) -> None:
+    record = json.loads((finished_run / "run.json").read_text())
+    assert record["status"] == "finished"
+    for split, count in (("val", 143), ("test", 359)):
+        accuracy = record["metrics"][split]["accuracy"]
+        assert accuracy["count"] == count
+        assert accuracy["value"] == accuracy["right"] / count
+        low, high = accuracy["interval_95"]
+        assert 0 <= low < accuracy["value"] < high <= 1
+        confusion = torch.tensor(record["metrics"][split]["confusion"])
+        assert confusion.trace() == accuracy["right"]
+    assert record["parameters"] == 283_242
+    assert record["images_per_second"] > 0
+    assert record["best_checkpoint"] == "checkpoints/best.ckpt"
+    assert record["data"]["sha256"]["test"].startswith("36538df8")
+    assert record["versions"]["lightning"].startswith("2.")
+    assert "project.train" in record["command"]
+
+
+def test_metrics_file_has_a_row_per_validation_and_one_test(finished_run: Path) -> None:
+    header, *rows = (finished_run / "metrics.csv").read_text().splitlines()
+    columns = header.split(",")
+    values = [dict(zip(columns, row.split(","), strict=True)) for row in rows]
+    assert sum(bool(row["val/accuracy"]) for row in values) == 2
+    assert sum(bool(row["test/accuracy"]) for row in values) == 1
+    assert sum(bool(row["train/loss"]) for row in values) == 4  # 40 steps, one in 10
+
+
+def test_closing_table_fits_and_says_what_matters(finished_run: Path, capsys) -> None:
+    from project.training.results import closing_table
+
+    record = json.loads((finished_run / "run.json").read_text())
+    lines = closing_table(record, Path("runs/name")).splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    for word in ("validation accuracy", "test accuracy", "95 %", "parameters", "images/s",
+                 "checkpoints/best.ckpt"):  # fmt: skip
+        assert any(word in line for line in lines)
+
+
+def test_checkpoint_reloads_alone_and_safely_with_equal_predictions(finished_run: Path) -> None:
+    path = finished_run / "checkpoints" / "best.ckpt"
+    task = LightningModule.load_from_checkpoint(path, weights_only=True, map_location="cpu")
+    assert type(task).__name__ == "ImageClassification"
+    config = ProjectCLI(["--config", str(finished_run / "config.yaml")])
+    data = config.datamodule
+    data.setup("test")
+    task.eval()
+    with torch.no_grad():
+        right = sum((task(x).argmax(1) == y).sum().item() for x, y in data.test_dataloader())
+    record = json.loads((finished_run / "run.json").read_text())
+    assert right == record["metrics"]["test"]["accuracy"]["right"]
+    content = torch.load(path, weights_only=True)
+    assert content["ImageData"]["sha256"] == record["data"]["sha256"]
+    built_by_hand = config.model
+    built_by_hand.load_state_dict(content["state_dict"])
+    images, _ = next(iter(data.test_dataloader()))
+    with torch.no_grad():
+        assert torch.equal(built_by_hand.eval()(images), task(images))
+
+
+def test_saved_configuration_repeats_the_run_exactly(finished_run: Path, tmp_path: Path) -> None:
+    config = str(finished_run / "config.yaml")
+    assert command(["--config", config, "--runs_dir", str(tmp_path / "again")]) == 0
+    (again,) = (tmp_path / "again").iterdir()
+    assert (again / "metrics.csv").read_text() == (finished_run / "metrics.csv").read_text()
+    assert (
+        yaml.safe_load((again / "config.yaml").read_text())["model"]
+        == yaml.safe_load(Path(config).read_text())["model"]
+    )
+
+
+def test_weight_averaging_tests_the_best_checkpoint_and_not_the_last_average(tmp_path) -> None:
+    average = ["--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.5"]
+    record = run_of([*average, "--trainer.max_epochs=3", "--best.monitor=val/loss",
+                     "--best.mode=max"], tmp_path / "runs")  # fmt: skip
+    (directory,) = (tmp_path / "runs").iterdir()
+    header, *rows = (directory / "metrics.csv").read_text().splitlines()
+    column = header.split(",").index("val/loss")
+    losses = [float(row.split(",")[column]) for row in rows if row.split(",")[column]]
+    assert max(losses) != losses[-1]  # the worst by loss is the "best" asked for
+    assert record["metrics"]["val"]["loss"] == pytest.approx(max(losses), rel=1e-6)
+
+
+@pytest.mark.parametrize("network", ["MLP", "RNN", "ViT"])
+def test_another_network_is_one_word(network, tmp_path) -> None:
+    record = run_of(["--model.network", network], tmp_path / "runs")
+    assert record["metrics"]["test"]["accuracy"]["value"] > 0.2
+
+
+def test_two_processes_measure_the_same_test_set(tmp_path) -> None:
+    """Same weights, 359 images over 2 processes: equal counts, and nothing counted twice."""
+    arguments = [sys.executable, "-m", "project.train", *SHORT, "--trainer.max_epochs=1",
+                 "--trainer.precision=32-true", "--runs_dir", str(tmp_path / "runs"),
+                 "--trainer.devices=2", "--trainer.strategy=ddp",
+                 "--data.batch_size=32"]  # fmt: skip
+    result = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    (path,) = (tmp_path / "runs").glob("*/run.json")  # one directory for both processes
+    record = json.loads(path.read_text())
+    assert record["metrics"]["test"]["accuracy"]["count"] == 359
+
+    checkpoint = path.parent / "checkpoints" / "best.ckpt"
+    task = LightningModule.load_from_checkpoint(checkpoint, weights_only=True, map_location="cpu")
+    data = ProjectCLI(["--config", str(path.parent / "config.yaml")]).datamodule
+    data.setup("test")
+    with torch.no_grad():
+        right = sum((task.eval()(x).argmax(1) == y).sum().item() for x, y in data.test_dataloader())
+    assert right == record["metrics"]["test"]["accuracy"]["right"]
+    assert result.stdout.count("test accuracy") == 1
+
+
+def test_help_is_one_screen_and_needs_no_torch(capsys) -> None:
+    assert main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 45
+    assert all(len(line) <= 80 for line in lines)
+    assert sum(line.startswith("  python -m project.train") for line in lines) >= 2
+    started = time.perf_counter()
+    script = "import sys, project.train as t; t.main(['--help']); print('torch' in sys.modules)"
+    shown = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert shown.stdout.splitlines()[-1] == "False"
+    assert time.perf_counter() - started < 5  # typically 0.1 s; a slow machine is no error
+
+
+def test_every_example_of_the_help_parses(monkeypatch, stand_in_data) -> None:
+    import shlex
+
+    from project.configuration import CONFIGS
+
+    monkeypatch.chdir(CONFIGS.parent)
+    examples = [line.strip() for line in HELP.splitlines() if line.startswith("  python -m")]
+    for example in examples:
+        ProjectCLI(shlex.split(example)[3:])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["--model.network.widht", "3"], 2, "did you mean width?"),
+        (["--data.dataset", "FashionMNIST", "--data.root", "nowhere"], 1, "FashionMNIST is not in"),
+        (["--model.network", "MLP", "--model.network.image_size", "28"], 1, "set --model.network"),
+        (["--data.val_fraction", "2"], 1, "val_fraction 2"),
+        (["--data.dataset", "ImageFolder", "--data.dataset.path", "nowhere"], 1, "not a folder"),
+    ],
+)
+def test_wrong_input_is_one_line_and_leaves_nothing(
+    arguments, code, says, tmp_path, capsys, monkeypatch
+) -> None:
+    def offline(*args: object, **kwargs: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("torchvision.datasets.utils._urlretrieve", offline)
+    assert command(arguments) == code
+    message = capsys.readouterr().err
+    assert says in message
+    assert len(message.strip().splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_failing_run_says_so_in_its_record(tmp_path, monkeypatch) -> None:
+    from project.tasks.image_classification import ImageClassification
+
+    def broken(self: ImageClassification, batch: object, batch_idx: int) -> None:
+        raise RuntimeError("a bug in new code")
+
+    monkeypatch.setattr(ImageClassification, "training_step", broken)
+    with pytest.raises(RuntimeError, match="a bug in new code"):  # with its traceback
+        command([*SHORT, "--runs_dir", str(tmp_path / "runs")])
+    (path,) = (tmp_path / "runs").glob("*/run.json")
+    record = json.loads(path.read_text())
+    assert record["status"] == "failed"
+    assert "a bug in new code" in record["error"]
