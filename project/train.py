@@ -1,4 +1,4 @@
-"""Train one experiment: fit, keep the best checkpoint by validation, test it, print a table."""
+"""Train one experiment: fit, keep the best by validation, test it, print a table."""
 
 import sys
 
@@ -11,33 +11,32 @@ table. With nothing given: configs/default.yaml, a CNN on embedded digits.
 examples:
   python -m project.train
   python -m project.train --config configs/mnist_cnn.yaml
-  python -m project.train --config configs/mnist_cnn.yaml --trainer.max_epochs 5
+  python -m project.train --config configs/mnist_cnn.yaml --data.batch_size 256
   python -m project.train --model.network RNN --model.network.cell gru
   python -m project.train --model.optimizer SGD --model.optimizer.lr 0.1
 
 keys (every argument of the class that stands there):
-  --model.network CLASS        MLP, CNN, RNN, ViT, or any import path
-  --model.optimizer CLASS      any of torch.optim, or MuonAdamW
-  --model.scheduler CLASS      WarmupDecay, any of torch's (in steps), or null
-  --data.dataset CLASS         Digits, MNIST, FashionMNIST, KMNIST, EMNIST,
-                               QMNIST, CIFAR10, ImageFolder
-  --data.root DIR              where data lie (else the variable DATA_DIR, else data)
-  --data.batch_size N          images of a batch, on each process
-  --trainer.max_epochs N       and everything else that Lightning's Trainer takes
-  --trainer.accelerator NAME   auto, cpu, gpu ...; also --trainer.devices and
-                               --trainer.precision
-  --best.monitor METRIC        what chooses the best; --best.mode, --best.patience
-  --seed_everything N          seed of weights, order and augmentation
-  --experiment NAME, --runs_dir DIR
+  --model.network CLASS       MLP, CNN, RNN, ViT, or any import path
+  --model.optimizer CLASS     any of torch.optim, or MuonAdamW
+  --model.scheduler CLASS     WarmupDecay, any of torch's (in steps), or null
+  --data.dataset CLASS        Digits, MNIST, FashionMNIST, KMNIST, EMNIST, QMNIST,
+                              CIFAR10, ImageFolder
+  --data.root DIR             where data lie (else $DATA_DIR, else data)
+  --data.batch_size N         images of a batch, on each process
+  --trainer.max_epochs N      and all else that Lightning's Trainer takes:
+  --trainer.accelerator NAME  also devices, strategy, precision ...
+  --best.monitor METRIC       what chooses the best; also best.mode, best.patience
+  --seed_everything N         seed of weights, order and augmentation
+  --experiment NAME           name in the run directory, below --runs_dir DIR
 
-A new optimizer or scheduler starts from its own defaults. A new network, task or
-data set keeps the values you wrote whose names it shares (num_classes, width).
+A new optimizer or scheduler starts from its own defaults. A new network, task
+or data set keeps the values you wrote whose names it shares (num_classes).
 
-  --help                       this screen
-  --help all                   every key of the chosen classes
-  --model.network.help CLASS   every argument of a class
-  --print_config               the complete configuration, as YAML for --config
-  --debug                      show the traceback of an error
+  --help                      this screen
+  --help all                  every key of the chosen classes
+  --model.network.help CLASS  every argument of a class
+  --print_config              the complete configuration, as YAML for --config
+  --debug                     show the traceback of an error
 """
 
 

@@ -95,6 +95,8 @@ class ImageData(LightningDataModule):
         self.num_classes = len(self.class_names)
         self.in_channels, self.image_size = train.images.shape[1:3]
         self.mean, self.std = pixel_statistics(train.images)
+        scale_and_offset = torch.stack([1 / self.std, -self.mean / self.std])  # (2, C)
+        self.scale_and_offset = scale_and_offset[:, :, None, None]
 
     def train_dataloader(self) -> SeededLoader[ImageBatch]:
         return self.loader("train", self.batch_size, shuffle=True, position=self.train_position)
@@ -113,19 +115,22 @@ class ImageData(LightningDataModule):
         data = self.splits[split]
         if self.trainer is not None:
             device = self.trainer.strategy.root_device
-            self.mean, self.std = self.mean.to(device), self.std.to(device)
             data.images, data.labels = data.images.to(device), data.labels.to(device)
+            self.scale_and_offset = self.scale_and_offset.to(device)
         is_training = options.get("shuffle", False)
+        is_augmented = is_training and self.augment != Augmentation()
+        augment_seed = derived_seed("augment", self.seed)
 
         def make_batch(indices: Tensor, epoch: int) -> ImageBatch:
-            device = data.images.device
-            samples = indices.to(device, non_blocking=True)  # (B,)
-            images = data.images[samples].float()  # (B, C, H, W) in [0, 255]; PADDING is any image
-            if is_training and self.augment != Augmentation():
-                seed = derived_seed("augment", self.seed)
-                images = self.augment(images, uniform_draws(seed, epoch, samples))
-            labels = data.labels[samples].masked_fill(samples == PADDING, IGNORED)  # (B,)
-            return self.normalise(images), labels
+            samples = indices.to(data.images.device, non_blocking=True)  # (B,)
+            present = samples.clamp(min=0)  # any image in the place of PADDING
+            images = data.images.index_select(0, present).float()  # (B, C, H, W) in [0, 255]
+            labels = data.labels.index_select(0, present)  # (B,)
+            if is_augmented:
+                images = self.augment(images, uniform_draws(augment_seed, epoch, samples))
+            if not is_training:
+                labels.masked_fill_(samples == PADDING, IGNORED)
+            return self.normalise_(images), labels
 
         rank = self.trainer.global_rank if self.trainer is not None else 0
         world_size = self.trainer.world_size if self.trainer is not None else 1
@@ -139,9 +144,11 @@ class ImageData(LightningDataModule):
             **options,
         )
 
-    def normalise(self, images: Tensor) -> Tensor:
-        """Return float images (B, C, H, W) in [0, 255] with mean 0 and standard deviation 1."""
-        return (images - self.mean[:, None, None]) / self.std[:, None, None]
+    def normalise_(self, images: Tensor) -> Tensor:
+        """Shift and scale float images (B, C, H, W) from [0, 255], in place; return them."""
+        # In place, as two passes over a batch in the cache: a quarter of the time of copies.
+        scale, offset = self.scale_and_offset  # each (C, 1, 1)
+        return images.mul_(scale).add_(offset)
 
     def train_position(self) -> tuple[int, int]:
         """Return (epoch, next batch), read from the counters that a resumed Trainer restored."""
