@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     if wrong := [name for name in names if name not in known]:
         print(f"error: no benchmark {wrong[0]!r}; choose of {', '.join(known)}", file=sys.stderr)
         return 2
-    from project.training import speed  # imports torch: not needed for the help above
+    from project.benchmarks import speed  # imports torch: not needed for the help above
 
     for name in names or known:
         print(getattr(speed, name)(), flush=True)

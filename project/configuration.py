@@ -6,9 +6,8 @@ replaced, and one-line errors that suggest the nearest key.
 """
 
 import ast
-import difflib
 import inspect
-import re
+from argparse import SUPPRESS
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -19,17 +18,16 @@ import torch
 import yaml
 from jsonargparse import ArgumentError, Namespace
 from jsonargparse._util import import_object
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule, callbacks
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from project.messages import UsageError, nearest, short_message
+
 PACKAGE = Path(__file__).parent
 CONFIGS = PACKAGE.parent / "configs"
-
-
-class UsageError(Exception):
-    """What was asked for is not possible; the text says why and what to do."""
+PARTS = ("models", "tasks", "data", "training")  # where classes with bare names are
 
 
 @dataclass
@@ -75,7 +73,8 @@ class ProjectCLI(LightningCLI):
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as error:
-            raise UsageError(short_message(str(error), parser)) from error
+            options = [o for action in parser._actions for o in action.option_strings]
+            raise UsageError(short_message(str(error), options, known_classes())) from error
         if self.config.experiment is None:
             self.config.experiment = experiment_name(args)
 
@@ -93,11 +92,13 @@ def fast_precision(accelerator: str) -> str:
     Fast are CUDA devices of compute capability 8.0 and above, and CPUs with AVX512-BF16 or AMX
     (without them bf16 convolutions took 14 times as long as float32).
     """
+    is_fast = False
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "32-true"
-    if accelerator == "cpu" or not torch.backends.mps.is_available():
-        return "bf16-mixed" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "32-true"
-    return "32-true"
+        is_fast = torch.cuda.get_device_capability() >= (8, 0)
+    elif accelerator == "cpu" or (accelerator == "auto" and not torch.backends.mps.is_available()):
+        able_to = torch.cpu.get_capabilities()
+        is_fast = bool(able_to.get("avx512_bf16") or able_to.get("amx_bf16"))
+    return "bf16-mixed" if is_fast else "32-true"
 
 
 def with_default_experiment(arguments: list[str]) -> list[str]:
@@ -131,9 +132,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text())
     except FileNotFoundError as error:
-        near = difflib.get_close_matches(path.stem, [p.stem for p in CONFIGS.glob("*.yaml")])
-        hint = f"; did you mean configs/{near[0]}.yaml?" if near else ""
-        raise UsageError(f"no config file {str(path)!r}{hint}") from error
+        near = nearest(
+            f"configs/{path.name}", [f"configs/{p.name}" for p in CONFIGS.glob("*.yaml")]
+        )
+        raise UsageError(f"no config file {str(path)!r}{near}") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"config file {str(path)!r} cannot be read: {reason}") from error
@@ -143,16 +145,30 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def project_classes() -> dict[str, str]:
-    """Return {bare name: import path} of the public classes in `project/*/`, without importing.
+    """Return {bare name: import path} of the public classes in `PARTS`, without importing.
 
     The import path is the registry: a new file is found by being there.
     """
     paths: dict[str, str] = {}
-    for file in sorted(PACKAGE.glob("*/*.py")):
+    for file in sorted(f for folder in PARTS for f in (PACKAGE / folder).glob("*.py")):
         for node in ast.parse(file.read_text()).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 paths[node.name] = f"{PACKAGE.name}.{file.parent.name}.{file.stem}.{node.name}"
     return paths
+
+
+def known_classes() -> dict[str, str]:
+    """Return {bare name: import path} of our classes, torch's optimizers and schedulers."""
+    paths = {}
+    for module in (torch.optim, torch.optim.lr_scheduler):
+        for name, member in inspect.getmembers(module, inspect.isclass):
+            if issubclass(member, (Optimizer, LRScheduler)):
+                paths[name] = f"{module.__name__}.{name}"
+    # Torch's own does not say which metric it follows.
+    paths["ReduceLROnPlateau"] = "lightning.pytorch.cli.ReduceLROnPlateau"
+    for name, member in inspect.getmembers(callbacks, inspect.isclass):
+        paths[name] = f"{callbacks.__name__}.{member.__name__}"
+    return paths | project_classes()
 
 
 def with_short_names() -> None:
@@ -165,7 +181,7 @@ def with_short_names() -> None:
     """
     if getattr(typehints.resolve_class_path_by_name, "knows_project", False):
         return
-    classes = project_classes()
+    classes = known_classes()
     resolve = typehints.resolve_class_path_by_name
     discard = typehints.discard_init_args_on_class_path_change
 
@@ -186,66 +202,33 @@ def with_short_names() -> None:
 
 def class_help(key: str, name: str) -> str:
     """Return every argument of the class `name`, as `--<key>.<argument>`, with its meaning."""
-    path = project_classes().get(name) or torch_classes().get(name, name)
+    path = known_classes().get(name, name)
     try:
         cls = import_object(path)
     except (ImportError, ValueError, AttributeError) as error:
         raise UsageError(
-            f"--{key}.help: no class {name!r}{nearest(name, class_names())}"
+            f"--{key}.help: no class {name!r}{nearest(name, known_classes())}"
         ) from error
-    parser = LightningArgumentParser(prog="project.train", description="", add_help=False)
-    parser.add_class_arguments(cls, key, fail_untyped=False, skip={"params", "optimizer"})
-    return parser.format_help()
-
-
-def torch_classes() -> dict[str, str]:
-    """Return {bare name: import path} of torch's optimizers and schedulers."""
-    paths = {}
-    for module in (torch.optim, torch.optim.lr_scheduler):
-        for name, member in inspect.getmembers(module, inspect.isclass):
-            if issubclass(member, (Optimizer, LRScheduler)):
-                paths[name] = f"{module.__name__}.{name}"
-    return paths
-
-
-def class_names() -> list[str]:
-    return [*project_classes(), *torch_classes()]
-
-
-def nearest(word: str, choices: list[str]) -> str:
-    """Return "; did you mean X?", or nothing when no choice is near."""
-    near = difflib.get_close_matches(word, choices, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def short_message(text: str, parser: LightningArgumentParser) -> str:
-    """Return one line for jsonargparse's page: the key, the value, and what would be accepted."""
-    if unknown := re.match(r"unrecognized arguments: (\S+)", text):
-        option = unknown[1].split("=")[0]
-        options = [o for action in parser._actions for o in action.option_strings]
-        return f"unknown option {option}{nearest(option, options)}"
-    key = "--" + ".".join(re.findall(r'Parser key "([^"]+)"', text))
-    classes = re.findall(r"class_path '([^']+)'", text)
-    value = re.findall(r"(?:Given|Got) value: (.*)", text)
-    if unknown := re.search(r"Option '([^']+)' is not accepted", text):
-        option = f"{key}.{unknown[1]}" if key != "--" else f"--{unknown[1]}"
-        if not classes:
-            options = [o for action in parser._actions for o in action.option_strings]
-            return f"unknown option {option}{nearest(option, options)}"
-        cls = import_object(classes[-1])
-        choices = [name for name in inspect.signature(cls).parameters if name != "self"]
-        hint = nearest(unknown[1], choices) or f"; it takes {', '.join(choices)}"
-        return f"unknown option {option} of {cls.__name__}{hint}"
-    if missing := re.search(r"arguments are required: (.*?)(?:\n|$)", text):
-        names = ", ".join(f"{key}.{name.strip()}" for name in missing[1].split(","))
-        return f"not set: {names}"
-    if choice := re.search(r"Expected a typing.Literal\[(.*?)\]. Got value: (.*)", text):
-        return f"{key}: {choice[2]!r} is not one of {choice[1].replace(chr(39), '')}"
-    types = [t for t in re.findall(r"Expected an? <class '([^']+)'>", text) if t != "NoneType"]
-    if types:
-        return f"{key}: expected {types[0]}, got {value[0].split('. Got')[0]!r}"
-    if name := re.search(r"Expected a dot import path string: (\S+)", text):
-        return f"{key}: no class {name[1]!r}{nearest(name[1], class_names())}"
-    return (
-        f"{key}: " + " ".join(text.split())[:300] if key != "--" else " ".join(text.split())[:300]
+    first_argument = {"params"} if issubclass(cls, Optimizer) else set()
+    if issubclass(cls, LRScheduler):
+        first_argument = {"optimizer"}
+    parser = LightningArgumentParser(
+        prog="project.train", description="", add_help=False, usage=SUPPRESS
     )
+    parser.add_class_arguments(cls, key, fail_untyped=False, skip=first_argument)
+    return f"{path}\n{parser.format_help()}"
+
+
+def help_of_everything(cli: ProjectCLI) -> str:
+    """Return the help of the general keys and of every class that the configuration names."""
+    parts = [cli.parser.format_help()]
+
+    def visit(key: str, node: Any) -> None:
+        if isinstance(node, Namespace) and "class_path" in node:
+            parts.append(class_help(key, node.class_path))
+            for name, child in vars(node.get("init_args", Namespace())).items():
+                visit(f"{key}.{name}", child)
+
+    for section in ("model", "data"):
+        visit(section, cli.config[section])
+    return "\n".join(parts)

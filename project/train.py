@@ -19,8 +19,8 @@ keys (every argument of the class that stands there):
   --model.network CLASS       MLP, CNN, RNN, ViT, or any import path
   --model.optimizer CLASS     any of torch.optim, or MuonAdamW
   --model.scheduler CLASS     WarmupDecay, any of torch's (in steps), or null
-  --data.dataset CLASS        Digits, MNIST, FashionMNIST, KMNIST, EMNIST, QMNIST,
-                              CIFAR10, ImageFolder
+  --data.dataset CLASS        Digits, MNIST, FashionMNIST, KMNIST, EMNIST,
+                              QMNIST, CIFAR10, ImageFolder
   --data.root DIR             where data lie (else $DATA_DIR, else data)
   --data.batch_size N         images of a batch, on each process
   --trainer.max_epochs N      and all else that Lightning's Trainer takes:

@@ -7,10 +7,14 @@ import pytest
 
 from project.configuration import (
     CONFIGS,
+    PACKAGE,
+    PARTS,
     ProjectCLI,
     UsageError,
     class_help,
     experiment_name,
+    fast_precision,
+    help_of_everything,
     project_classes,
 )
 
@@ -105,6 +109,10 @@ def test_files_stack_and_a_profile_alone_stands_on_the_default(tmp_path: Path) -
         (["--best.mode", "most"], "--best.mode: 'most' is not one of min, max"),
         (["--config", "mnist_cmn.yaml"], "'mnist_cmn.yaml'; did you mean configs/mnist_cnn.yaml?"),
         (["nonsense"], "unknown option nonsense"),
+        (["--model.optimizer.weight_deca", "1"], "of AdamW; did you mean weight_decay?"),
+        (["--model.scheduler.warmpu", "1"], "of WarmupDecay; did you mean warmup?"),
+        (["--data.augment.rotate_degree", "5"], "of Augmentation; did you mean rotate_degrees?"),
+        (["--data.dataset.splt", "x"], "--data.dataset.splt of Digits"),
     ],
 )
 def test_a_wrong_word_is_answered_in_one_line(arguments, says) -> None:
@@ -116,6 +124,7 @@ def test_a_wrong_word_is_answered_in_one_line(arguments, says) -> None:
     [
         ("trainer: {max_epochs: [}", "cannot be read"),
         ("just words", "holds no keys"),
+        ("model: {class_path: ImageClassification, init_args: {network: CNN}}", "not set: --data"),
         ("trainr: {max_epochs: 3}", "did you mean --trainer.max_epochs?"),
         ("trainer: {max_epochs: three}", "--trainer.max_epochs: expected int, got 'three'"),
     ],
@@ -130,12 +139,51 @@ def test_help_of_a_class_lists_its_arguments() -> None:
     text = class_help("model.network", "RNN")
     assert "--model.network.cell {elman,gru,lstm}" in text
     assert "--model.optimizer.momentum" in class_help("model.optimizer", "SGD")
+    assert "--model.optimizer" in class_help("model", "ImageClassification")
+    assert "--trainer.callbacks.decay" in class_help("trainer.callbacks", "EMAWeightAveraging")
     with pytest.raises(UsageError, match="no class 'RNM'; did you mean RNN"):
         class_help("model.network", "RNM")
 
 
-def test_names_of_our_classes_are_unique() -> None:
-    files = Path(CONFIGS.parent, "project").glob("*/*.py")
+def test_help_of_everything_has_the_keys_of_the_chosen_classes() -> None:
+    text = help_of_everything(ProjectCLI(["--model.network", "ViT"]))
+    for key in ("trainer.max_epochs", "best.patience", "model.label_smoothing",
+                "model.network.patch_size", "model.optimizer.weight_decay",
+                "model.scheduler.warmup", "data.batch_size", "data.augment.flip"):  # fmt: skip
+        assert f"--{key}" in text
+
+
+def test_plateau_is_the_one_that_names_its_metric() -> None:
+    config = ProjectCLI(
+        ["--model.scheduler", "ReduceLROnPlateau", "--model.scheduler.monitor", "val/loss"]
+    ).config
+    path = config.model.init_args.scheduler.class_path
+    assert path == "lightning.pytorch.cli.ReduceLROnPlateau"
+
+
+def test_augmentation_can_be_switched_off() -> None:
+    assert ProjectCLI(["--data.augment", "null"]).config.data.init_args.augment is None
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "able_to", "precision"),
+    [
+        ("cpu", {"avx512_bf16": True}, "bf16-mixed"),
+        ("auto", {"amx_bf16": True}, "bf16-mixed"),
+        ("cpu", {"avx512_f": True, "avx512_bf16": False}, "32-true"),
+        ("tpu", {"avx512_bf16": True}, "32-true"),
+        ("mps", {"avx512_bf16": True}, "32-true"),
+    ],
+)
+def test_bf16_only_where_it_is_fast(accelerator, able_to, precision, monkeypatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: able_to)
+    assert fast_precision(accelerator) == precision
+
+
+def test_names_of_our_public_classes_are_unique() -> None:
+    files = [f for part in PARTS for f in (PACKAGE / part).glob("*.py")]
     names = [line.split("class ")[1].split("(")[0].rstrip(":\n") for file in files
-             for line in file.read_text().splitlines() if line.startswith("class ")]  # fmt: skip
+             for line in file.read_text().splitlines()
+             if line.startswith("class ") and not line.startswith("class _")]  # fmt: skip
     assert len(names) == len(set(names)) == len(project_classes())

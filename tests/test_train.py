@@ -55,7 +55,7 @@ def test_record_holds_metrics_with_intervals_and_provenance(finished_run: Path) 
     assert record["best_checkpoint"] == "checkpoints/best.ckpt"
     assert record["data"]["sha256"]["test"].startswith("36538df8")
     assert record["versions"]["lightning"].startswith("2.")
-    assert "project.train" in record["command"]
+    assert record["command"].startswith("python -m project.train --trainer.max_epochs=2")
 
 
 def test_metrics_file_has_a_row_per_validation_and_one_test(finished_run: Path) -> None:
@@ -150,19 +150,69 @@ def test_two_processes_measure_the_same_test_set(tmp_path) -> None:
     assert result.stdout.count("test accuracy") == 1
 
 
+@pytest.mark.slow
+def test_torchrun_ends_like_a_single_process(tmp_path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    arguments = [*torchrun, "-m", "project.train", *SHORT, "--trainer.max_epochs=1",
+                 "--runs_dir", str(tmp_path / "runs"), "--trainer.devices=2",
+                 "--trainer.strategy=ddp", "--data.batch_size=32"]  # fmt: skip
+    result = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    (path,) = (tmp_path / "runs").glob("*/run.json")
+    record = json.loads(path.read_text())
+    assert record["status"] == "finished"
+    assert record["hardware"]["processes"] == 2
+    assert record["metrics"]["test"]["accuracy"]["count"] == 359
+
+
+def test_the_users_checkpoint_callback_does_not_replace_the_best(tmp_path) -> None:
+    own = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.monitor=train/accuracy",
+           "--trainer.callbacks.dirpath", str(tmp_path / "own")]  # fmt: skip
+    record = run_of(own, tmp_path / "runs")
+    assert record["best_checkpoint"] == "checkpoints/best.ckpt"
+
+
+def test_a_task_and_data_of_ones_own_need_none_of_our_methods(tmp_path, monkeypatch) -> None:
+    (tmp_path / "own.py").write_text(
+        "import torch\n"
+        "from lightning.pytorch import LightningDataModule, LightningModule\n"
+        "class OwnTask(LightningModule):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.layer = torch.nn.Linear(3, 1)\n"
+        "    def training_step(self, batch, batch_idx):\n"
+        "        return self.layer(batch['x']).square().mean()\n"
+        "    def validation_step(self, batch, batch_idx):\n"
+        "        self.log('val/accuracy', 0.5)\n"
+        "    def test_step(self, batch, batch_idx):\n"
+        "        self.log('test/accuracy', 0.25)\n"
+        "    def configure_optimizers(self):\n"
+        "        return torch.optim.SGD(self.parameters(), lr=0.1)\n"
+        "class OwnData(LightningDataModule):\n"
+        "    def batches(self):\n"
+        "        assert self.trainer is not None\n"
+        "        return torch.utils.data.DataLoader([{'x': torch.ones(3)}] * 4, batch_size=2)\n"
+        "    train_dataloader = val_dataloader = test_dataloader = batches\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "own.yaml").write_text(
+        "model: own.OwnTask\ndata: own.OwnData\nbest: {monitor: val/accuracy, mode: max}\n"
+    )
+    record = run_of(["--config", str(tmp_path / "own.yaml")], tmp_path / "runs")
+    assert record["metrics"]["test"]["accuracy"] == 0.25
+
+
 def test_help_is_one_screen_and_needs_no_torch(capsys) -> None:
     assert main(["--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) <= 45
     assert all(len(line) <= 80 for line in lines)
     assert sum(line.startswith("  python -m project.train") for line in lines) >= 2
-    started = time.perf_counter()
     script = "import sys, project.train as t; t.main(['--help']); print('torch' in sys.modules)"
     shown = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert shown.stdout.splitlines()[-1] == "False"
-    assert time.perf_counter() - started < 5  # typically 0.1 s; a slow machine is no error
 
 
 def test_every_example_of_the_help_parses(monkeypatch, stand_in_data) -> None:
@@ -177,27 +227,29 @@ def test_every_example_of_the_help_parses(monkeypatch, stand_in_data) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "says"),
+    ("arguments", "says"),
     [
-        (["--model.network.widht", "3"], 2, "did you mean width?"),
-        (["--data.dataset", "FashionMNIST", "--data.root", "nowhere"], 1, "FashionMNIST is not in"),
-        (["--model.network", "MLP", "--model.network.image_size", "28"], 1, "set --model.network"),
-        (["--data.val_fraction", "2"], 1, "val_fraction 2"),
-        (["--data.dataset", "ImageFolder", "--data.dataset.path", "nowhere"], 1, "not a folder"),
+        (["--model.network.widht", "3"], "did you mean width?"),
+        (["--data.dataset", "FashionMNIST", "--data.root", "nowhere"], "FashionMNIST is not in"),
+        (["--model.network", "MLP", "--model.network.image_size", "28"], "set --model.network"),
+        (["--data.val_fraction", "2"], "val_fraction 2"),
+        (["--trainer.limit_val_batches", "0"], "limit_val_batches 0 leaves no val/accuracy"),
+        (["--trainer.accelerator", "tpu"], "TPU"),
+        (["--data.dataset", "ImageFolder", "--data.dataset.path", "nowhere"], "not a folder"),
     ],
 )
 def test_wrong_input_is_one_line_and_leaves_nothing(
-    arguments, code, says, tmp_path, capsys, monkeypatch
+    arguments, says, tmp_path, capsys, monkeypatch
 ) -> None:
     def offline(*args: object, **kwargs: object) -> None:
         raise OSError("no network")
 
     monkeypatch.setattr("torchvision.datasets.utils._urlretrieve", offline)
-    assert command(arguments) == code
+    assert command(arguments) == 2
     message = capsys.readouterr().err
     assert says in message
-    assert len(message.strip().splitlines()) == 1
-    assert not (tmp_path / "runs").exists()
+    assert len(message.strip().splitlines()) <= 2
+    assert not list(tmp_path.glob("runs/*"))
 
 
 def test_a_failing_run_says_so_in_its_record(tmp_path, monkeypatch) -> None:
@@ -213,3 +265,29 @@ def test_a_failing_run_says_so_in_its_record(tmp_path, monkeypatch) -> None:
     record = json.loads(path.read_text())
     assert record["status"] == "failed"
     assert "a bug in new code" in record["error"]
+
+
+def test_fast_dev_run_keeps_nothing(tmp_path) -> None:
+    assert command(["--trainer.fast_dev_run=true", "--trainer.accelerator=cpu"]) == 0
+    assert not (tmp_path / "runs").exists()
+
+
+def test_nothing_of_the_shell_changes_the_result(
+    finished_run, tmp_path, request, monkeypatch
+) -> None:
+    shell = {
+        "PL_GLOBAL_SEED": "7",
+        "PL_TRAINER_MAX_EPOCHS": "1",
+        "TZ": "Asia/Tokyo",
+        "PROJECT_RUN_DIR": "elsewhere",
+        "WANDB_MODE": "online",
+        "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1",
+    }
+    for name, value in shell.items():
+        monkeypatch.setenv(name, value)
+    time.tzset()
+    request.addfinalizer(time.tzset)  # after monkeypatch has put TZ back
+    runs = tmp_path / "other"
+    assert command([*SHORT, "--runs_dir", str(runs), "--trainer.precision", "32-true"]) == 0
+    (again,) = runs.iterdir()
+    assert (again / "metrics.csv").read_text() == (finished_run / "metrics.csv").read_text()

@@ -8,16 +8,14 @@ Shape letters: B batch, C channels, H height, W width.
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-NUM_DRAWS = 9  # uniform numbers that one sample consumes, whatever is switched on
+NUM_DRAWS = 10  # uniform numbers that one sample consumes, whatever is switched on
 
 
-@dataclass
 class Augmentation:
     """What may happen to a training image; a value of 0 switches a change off.
 
@@ -25,23 +23,42 @@ class Augmentation:
 
     Args:
         rotate_degrees: Turn by up to this angle, either way.
-        scale: Zoom by a factor in [1 - scale, 1 + scale].
-        shear_degrees: Slant by up to this angle, either way.
+        scale: Zoom by a factor in [1 - scale, 1 + scale]; below 1.
+        shear_degrees: Slant by up to this angle, either way; below 90.
         translate_pixels: Move by up to this distance in each direction, in fractions of pixels
             (bilinear, together with the three above).
         shift_pixels: Move by up to this many whole pixels in each direction (cheaper on a CPU).
         cutout_pixels: Blank one square of this side, centred anywhere in the image
             (DeVries & Taylor 2017, arXiv:1708.04552).
         flip: Mirror left and right with probability 1/2; not for digits and letters.
+
+    Raises:
+        ValueError: If a value is negative or too large.
     """
 
-    rotate_degrees: float = 0.0
-    scale: float = 0.0
-    shear_degrees: float = 0.0
-    translate_pixels: float = 0.0
-    shift_pixels: int = 0
-    cutout_pixels: int = 0
-    flip: bool = False
+    def __init__(
+        self,
+        rotate_degrees: float = 0.0,
+        scale: float = 0.0,
+        shear_degrees: float = 0.0,
+        translate_pixels: float = 0.0,
+        shift_pixels: int = 0,
+        cutout_pixels: int = 0,
+        flip: bool = False,
+    ) -> None:
+        limits = {"scale": (scale, 1.0), "shear_degrees": (shear_degrees, 90.0)}
+        for name, (value, limit) in limits.items():
+            if not 0 <= value < limit:
+                raise ValueError(f"{name} {value} must lie in [0, {limit:g})")
+        if min(rotate_degrees, translate_pixels, shift_pixels, cutout_pixels) < 0:
+            raise ValueError("no augmentation may be negative: each is applied either way")
+        self.rotate_degrees = rotate_degrees
+        self.scale = scale
+        self.shear_degrees = shear_degrees
+        self.translate_pixels = translate_pixels
+        self.shift_pixels = shift_pixels
+        self.cutout_pixels = cutout_pixels
+        self.flip = flip
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
         """Return augmented images.
@@ -53,11 +70,11 @@ class Augmentation:
         if self.rotate_degrees or self.scale or self.shear_degrees or self.translate_pixels:
             images = self.warp(images, 2 * draws[:, :5] - 1)
         if self.shift_pixels:
-            images = self.shift(images, draws[:, 3:5])  # used by `warp` only when it translates
+            images = self.shift(images, draws[:, 5:7])
         if self.cutout_pixels:
-            images = self.cutout(images, draws[:, 5:7])
+            images = self.cutout(images, draws[:, 7:9])
         if self.flip:
-            images = torch.where(draws[:, 7, None, None, None] < 0.5, images.flip(-1), images)
+            images = torch.where(draws[:, 9, None, None, None] < 0.5, images.flip(-1), images)
         return images
 
     def warp(self, images: Tensor, signed: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Sets of labelled images: from files to one uint8 tensor and one label tensor a split.
 
 Every set has an official test split, or a fixed one of its own where none is official. To add
-a set, write a class with `class_names`, `download` and `load` in a new file beside this one.
+a set, write a subclass of `ImageSet` in a new file beside this one.
 
 Shape letters: N images of a split, C channels, H height, W width, K classes.
 """
@@ -60,7 +60,7 @@ class Digits(ImageSet):
     """1,797 grey 8 x 8 handwritten digits that ship with scikit-learn: no download.
 
     Source: Alpaydin & Kaynak 1998, UCI Optical Recognition of Handwritten Digits. None of its
-    splits is official in this form, so a stratified fifth (360 images) is the test split.
+    splits is official in this form, so a stratified fifth (359 images) is the test split.
     """
 
     class_names = tuple("0123456789")
@@ -195,7 +195,7 @@ class CIFAR10(ImageSet):
         from torchvision import datasets
 
         folder = root / datasets.CIFAR10.base_folder
-        if not folder.is_dir():
+        if not folder.is_dir() or not any(folder.iterdir()):
             fetch("CIFAR10", root, folder, lambda: datasets.CIFAR10(root, download=True))
 
     def load(self, root: Path) -> tuple[LabelledImages, LabelledImages]:
@@ -206,7 +206,11 @@ class CIFAR10(ImageSet):
             try:
                 source = datasets.CIFAR10(root, train=is_train)  # checks the MD5 of each file
             except RuntimeError as error:
-                raise ValueError(f"CIFAR10 below {str(root)!r} is incomplete or damaged") from error
+                folder = root / datasets.CIFAR10.base_folder
+                raise ValueError(
+                    f"a file of CIFAR10 in {str(folder)!r} is missing or its MD5 is wrong; "
+                    "delete the folder and start again to fetch it, or copy it anew"
+                ) from error
             images = torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous()
             splits.append(LabelledImages(images, torch.tensor(source.targets)))
         return splits[0], splits[1]
@@ -235,8 +239,15 @@ class ImageFolder(ImageSet):
         if not folder.is_dir():
             raise ValueError(f"ImageFolder: {path!r} is not a folder; set --data.dataset.path")
         self.has_test_split = (folder / "train").is_dir() and (folder / "test").is_dir()
+        if (folder / "train").is_dir() and not self.has_test_split:
+            raise ValueError(
+                f"ImageFolder: {path!r} has a folder 'train' and none named 'test'; add it, or "
+                f"set --data.dataset.path {path}/train to have a fifth held out for the test"
+            )
         classes = folder / "train" if self.has_test_split else folder
-        self.class_names = tuple(sorted(p.name for p in classes.iterdir() if p.is_dir()))
+        self.class_names = tuple(
+            sorted(p.name for p in classes.iterdir() if p.is_dir() and p.name[0] != ".")
+        )
         if len(self.class_names) < 2:
             raise ValueError(
                 f"ImageFolder: {str(classes)!r} has {len(self.class_names)} folders, one for each "
@@ -270,7 +281,9 @@ class ImageFolder(ImageSet):
 
         try:
             with Image.open(path) as opened:
-                image = opened.convert("L" if self.in_channels == 1 else "RGB")
+                image = ImageOps.exif_transpose(opened).convert(
+                    "L" if self.in_channels == 1 else "RGB"
+                )
         except OSError as error:
             raise ValueError(f"{str(path)!r} is not a readable image: {error}") from error
         square = ImageOps.fit(image, (self.image_size, self.image_size))
@@ -279,7 +292,7 @@ class ImageFolder(ImageSet):
 
 
 def stratified_sample(labels: Tensor, fraction: float, seed: int) -> Tensor:
-    """Return sorted indices of `fraction` of each class, at least one and never all of a class.
+    """Return sorted indices of `fraction` of each class: at least one, but never all of it.
 
     Args:
         labels: int64 (N,).

@@ -17,9 +17,7 @@ from torch import Tensor
 
 from project.data.augment import Augmentation, uniform_draws
 from project.data.image_sets import ImageSet, LabelledImages, stratified_sample, take_split
-from project.data.loader import PADDING, SeededLoader, derived_seed
-
-IGNORED = -100  # label of a sample that only fills up a batch; torch's default ignore_index
+from project.data.loader import IGNORED, PADDING, SeededLoader, derived_seed
 
 ImageBatch = tuple[Tensor, Tensor]
 
@@ -38,7 +36,7 @@ class ImageData(LightningDataModule):
         dataset: Which images.
         batch_size: Training images of a batch, on each process.
         eval_batch_size: Validation and test images of a batch, on each process.
-        augment: Random changes of the training images, drawn per sample.
+        augment: Random changes of the training images, drawn per sample; null for none.
         val_fraction: Share of each class of the training images that is held out, in (0, 1).
         split_seed: Chooses the validation images.
         seed: Of the order and the augmentation; by default the seed given to `seed_everything`.
@@ -54,7 +52,7 @@ class ImageData(LightningDataModule):
         dataset: ImageSet,
         batch_size: int = 128,
         eval_batch_size: int = 500,
-        augment: Augmentation = Augmentation(),
+        augment: Augmentation | None = None,
         val_fraction: float = 0.1,
         split_seed: int = 0,
         seed: int | None = None,
@@ -85,6 +83,15 @@ class ImageData(LightningDataModule):
         if self.splits:
             return
         everything, test = self.dataset.load(self.root)
+        class_names = self.dataset.class_names
+        for split, labels, fewest in (("training", everything.labels, 2), ("test", test.labels, 1)):
+            counts = torch.bincount(labels, minlength=len(class_names)).tolist()
+            for name, count in zip(class_names, counts, strict=True):
+                if count < fewest:
+                    raise ValueError(
+                        f"class {name!r} of {type(self.dataset).__name__} has {count} {split} "
+                        f"images where at least {fewest} are needed; add images or drop the class"
+                    )
         val_indices = stratified_sample(everything.labels, self.val_fraction, self.split_seed)
         train, val = take_split(everything.images, everything.labels, val_indices)
         self.splits = {"train": train, "val": val, "test": test}
@@ -99,7 +106,7 @@ class ImageData(LightningDataModule):
         self.scale_and_offset = scale_and_offset[:, :, None, None]
 
     def train_dataloader(self) -> SeededLoader[ImageBatch]:
-        return self.loader("train", self.batch_size, shuffle=True, position=self.train_position)
+        return self.loader("train", self.batch_size)
 
     def val_dataloader(self) -> SeededLoader[ImageBatch]:
         return self.loader("val", self.eval_batch_size)
@@ -110,15 +117,20 @@ class ImageData(LightningDataModule):
     def predict_dataloader(self) -> SeededLoader[ImageBatch]:
         return self.loader("test", self.eval_batch_size)
 
-    def loader(self, split: str, batch_size: int, **options: Any) -> SeededLoader[ImageBatch]:
-        """Return the batches of `split` (train, val or test) for this process."""
+    def loader(self, split: str, batch_size: int) -> SeededLoader[ImageBatch]:
+        """Return the batches of `split` (train, val or test) for this process.
+
+        Only training is shuffled and augmented.
+        """
         data = self.splits[split]
+        rank, world_size = 0, 1
         if self.trainer is not None:
+            rank, world_size = self.trainer.global_rank, self.trainer.world_size
             device = self.trainer.strategy.root_device
             data.images, data.labels = data.images.to(device), data.labels.to(device)
             self.scale_and_offset = self.scale_and_offset.to(device)
-        is_training = options.get("shuffle", False)
-        is_augmented = is_training and self.augment != Augmentation()
+        is_training = split == "train"
+        augment = self.augment if is_training else None
         augment_seed = derived_seed("augment", self.seed)
 
         def make_batch(indices: Tensor, epoch: int) -> ImageBatch:
@@ -126,22 +138,21 @@ class ImageData(LightningDataModule):
             present = samples.clamp(min=0)  # any image in the place of PADDING
             images = data.images.index_select(0, present).float()  # (B, C, H, W) in [0, 255]
             labels = data.labels.index_select(0, present)  # (B,)
-            if is_augmented:
-                images = self.augment(images, uniform_draws(augment_seed, epoch, samples))
+            if augment is not None:
+                images = augment(images, uniform_draws(augment_seed, epoch, samples))
             if not is_training:
                 labels.masked_fill_(samples == PADDING, IGNORED)
             return self.normalise_(images), labels
 
-        rank = self.trainer.global_rank if self.trainer is not None else 0
-        world_size = self.trainer.world_size if self.trainer is not None else 1
         return SeededLoader(
             len(data.labels),
             batch_size,
             make_batch,
             seed=self.seed,
+            shuffle=is_training,
             rank=rank,
             world_size=world_size,
-            **options,
+            position=self.train_position if is_training else lambda: (0, 0),
         )
 
     def normalise_(self, images: Tensor) -> Tensor:
@@ -154,6 +165,8 @@ class ImageData(LightningDataModule):
         """Return (epoch, next batch), read from the counters that a resumed Trainer restored."""
         if self.trainer is None:
             return 0, 0
+        if self.trainer.overfit_batches:  # type: ignore[attr-defined]
+            return 0, 0  # the same batches in every epoch
         fit_loop = self.trainer.fit_loop
         return (
             fit_loop.epoch_progress.current.processed,  # type: ignore[attr-defined]

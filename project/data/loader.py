@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 Batch = TypeVar("Batch")
-PADDING = -1  # index of a sample that is not there
+PADDING = -1  # index of a sample that only fills up a batch
+IGNORED = -100  # its label: torch's default `ignore_index`
 
 
 class SeededLoader(Generic[Batch]):

@@ -24,6 +24,9 @@ class RNN(nn.Module):
         depth: Number of layers.
         bidirectional: Read a second time from bottom to top.
         dropout: Probability in [0, 1) of zeroing a feature between layers and before the head.
+
+    Raises:
+        ValueError: If there is no such cell.
     """
 
     def __init__(
@@ -39,8 +42,10 @@ class RNN(nn.Module):
     ) -> None:
         super().__init__()
         self.in_channels, self.image_size, self.num_classes = in_channels, image_size, num_classes
-        recurrent = {"elman": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}[cell]
-        self.recurrent = recurrent(
+        cells = {"elman": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+        if cell not in cells:
+            raise ValueError(f"cell {cell!r} is not one of {', '.join(cells)}")
+        self.recurrent = cells[cell](
             in_channels * image_size,
             width,
             num_layers=depth,

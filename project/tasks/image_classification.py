@@ -10,13 +10,12 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from project.data.loader import IGNORED
 from project.training.optimization import (
     OptimizerFactory,
     SchedulerFactory,
     optimizer_and_schedule,
 )
-
-IGNORED = -100  # label of an image that only fills up a batch
 
 
 class ImageClassification(LightningModule):
@@ -76,7 +75,8 @@ class ImageClassification(LightningModule):
         self.train_counts[0] += (logits.argmax(dim=1) == labels).sum()
         self.train_counts[1] += len(labels)
         # Lightning keeps nothing of the steps between, and a call costs as much as a small step.
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (self.global_step + 1) % every == 0:
             self.log("train/loss", loss, prog_bar=True)
             self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
@@ -108,8 +108,7 @@ class ImageClassification(LightningModule):
         return self(images).softmax(dim=1)  # (B, K)
 
     def configure_optimizers(self) -> Any:
-        total_steps = int(self.trainer.estimated_stepping_batches)
-        return optimizer_and_schedule(self.network, self.optimizer, self.scheduler, total_steps)
+        return optimizer_and_schedule(self.network, self.optimizer, self.scheduler, self.trainer)
 
     def check_data(self, data: Any) -> None:
         """Stop before training when the network was built for images of another kind.

@@ -92,7 +92,7 @@ class MuonAdamW(Optimizer):
             return
         for p in parameters:
             if not self.state[p]:
-                self.state[p]["step"] = torch.zeros((), device=p.device)
+                self.state[p]["step"] = torch.zeros(())  # on the CPU: read every step
                 self.state[p]["mean"] = torch.zeros_like(p)
                 self.state[p]["square"] = torch.zeros_like(p)
         states = [self.state[p] for p in parameters]

@@ -1,9 +1,11 @@
 """From a network and two constructors to the optimizer and schedule that Lightning runs."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ReduceLROnPlateau
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -51,16 +53,19 @@ def optimizer_and_schedule(
     network: nn.Module,
     optimizer_factory: OptimizerFactory | None,
     scheduler_factory: SchedulerFactory | None,
-    total_steps: int,
+    trainer: Trainer,
 ) -> Any:
     """Return what `LightningModule.configure_optimizers` returns.
 
-    Schedules advance once an optimizer step; `ReduceLROnPlateau` once a validation, by the
-    metric that it names.
+    Schedules advance once an optimizer step; `ReduceLROnPlateau` once an epoch, by the metric
+    that it names.
 
     Args:
         optimizer_factory: By default AdamW with torch's own numbers.
-        total_steps: Optimizer steps of the run, for a `WarmupDecay` that was not told.
+        trainer: Knows the optimizer steps of the run, for a `WarmupDecay` that was not told.
+
+    Raises:
+        ValueError: If a `WarmupDecay` has to end but the run does not.
     """
     optimizer = (optimizer_factory or torch.optim.AdamW)(parameter_groups(network))
     if scheduler_factory is None:
@@ -70,5 +75,11 @@ def optimizer_and_schedule(
         plateau = {"scheduler": scheduler, "interval": "epoch", "monitor": scheduler.monitor}
         return {"optimizer": optimizer, "lr_scheduler": plateau}
     if isinstance(scheduler, WarmupDecay) and scheduler.total_steps is None:
-        scheduler.set_total_steps(total_steps)
+        total_steps = trainer.estimated_stepping_batches
+        if total_steps == math.inf:
+            raise ValueError(
+                "WarmupDecay needs the length of the run, but trainer.max_epochs and max_steps "
+                "are -1; set one of them, or model.scheduler.total_steps"
+            )
+        scheduler.set_total_steps(int(total_steps))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -1,6 +1,7 @@
 """One run from arguments to its closing table: build, rehearse, fit, validate, test, record."""
 
 import logging
+import shutil
 import sys
 import traceback
 import warnings
@@ -18,10 +19,10 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from project.configuration import ProjectCLI, Selection, UsageError, class_help
-from project.tasks.image_classification import ImageClassification
+from project.configuration import ProjectCLI, Selection, class_help, help_of_everything
+from project.messages import UsageError
 from project.training.progress import progress_display
-from project.training.results import accuracy_with_interval, closing_table
+from project.training.results import closing_table, counts_with_intervals
 from project.training.run_directory import (
     RunRecord,
     create_run_directory,
@@ -32,49 +33,68 @@ from project.training.run_directory import (
 
 
 def command(arguments: list[str]) -> int:
-    """Do what the arguments of `project.train` ask; return the exit code."""
+    """Do what the arguments of `project.train` ask; return 0, or 2 if that is not possible.
+
+    What a user gave is refused in a line or two, with nothing created. Errors of the training
+    itself, such as a bug in a new network, pass through with their traceback.
+    """
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     quieten_lightning()
     try:
-        for flag, value in pairwise(arguments):
+        for flag, value in pairwise(" ".join(arguments).replace(".help=", ".help ").split()):
             if flag.endswith(".help"):
                 print(class_help(flag.removeprefix("--").removesuffix(".help"), value), end="")
                 return 0
-        if arguments == ["--help", "all"]:
-            arguments = ["--help"]
-        cli = ProjectCLI(arguments)
-        rehearse(cli.model, cli.datamodule)
+        if arguments[-2:] == ["--help", "all"]:
+            print(help_of_everything(ProjectCLI(arguments[:-2])))
+            return 0
+        cli = build(arguments)
+        if cli.config.trainer.fast_dev_run:
+            try_a_few_batches(cli)
+        else:
+            run(cli, arguments)
     except UsageError as error:
-        return refuse(error, exit_code=2, debug=debug)
-    except (ValueError, TypeError, OSError) as error:
-        return refuse(error, exit_code=1, debug=debug)
-    run(cli)
+        if debug:
+            traceback.print_exc()
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        if isinstance(error.__cause__, ValueError) and not debug:
+            print("  (--debug shows where)", file=sys.stderr)
+        return 2
     return 0
 
 
-def refuse(error: Exception, exit_code: int, debug: bool) -> int:
-    """Say in a line what is wrong with the input; nothing has been created yet."""
-    if debug:
-        traceback.print_exc()
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    return exit_code
+def build(arguments: list[str]) -> ProjectCLI:
+    """Return the task and the data that the arguments describe, after a rehearsal of both."""
+    try:
+        cli = ProjectCLI(arguments)
+        rehearse(cli.model, cli.datamodule)
+    except (ValueError, OSError) as error:  # a number out of range, a file that is not there
+        raise UsageError(str(error)) from error
+    settings = cli.config.trainer
+    for name in ("limit_train_batches", "limit_val_batches", "limit_test_batches", "max_epochs"):
+        if settings[name] == 0 and not settings.fast_dev_run:
+            raise UsageError(
+                f"trainer.{name} 0: a run trains, chooses its best by {cli.config.best.monitor} "
+                "and tests it; set it to 1 or more, or use --trainer.fast_dev_run true"
+            )
+    return cli
 
 
 def rehearse(task: LightningModule, data: LightningDataModule | None) -> None:
     """Fetch and open the data, and hold the network against it, before a run is created.
 
-    Only on the first process: the others find the files when Lightning asks them.
+    For tasks that check their data, and only on the first process: the others find the files
+    when Lightning asks them.
     """
-    if data is None or process_rank() != 0:
+    if data is None or process_rank() != 0 or not hasattr(task, "check_data"):
         return
     data.prepare_data()
     data.setup("fit")
-    if isinstance(task, ImageClassification):
-        task.check_data(data)
+    task.check_data(data)  # type: ignore[operator]
 
 
-def run(cli: ProjectCLI) -> dict[str, Any]:
+def run(cli: ProjectCLI, arguments: list[str]) -> dict[str, Any]:
     """Fit, validate and test what the configuration describes; return the run's record."""
     config = cli.config
     directory = create_run_directory(Path(config.runs_dir), config.experiment)
@@ -82,19 +102,33 @@ def run(cli: ProjectCLI) -> dict[str, Any]:
         "experiment": config.experiment,
         "status": "running",
         "seed": config.seed_everything,
-        **provenance(),
+        **provenance(arguments),
     }
     keeper = RunRecord(directory, record)
+    try:
+        best = best_checkpoint(config.best, directory)
+        trainer = build_trainer(cli.config_init.trainer, config.best, [keeper, best], directory)
+    except Exception as error:  # such as a GPU that is not there: nothing has been run
+        if process_rank() == 0:
+            shutil.rmtree(directory)
+        raise UsageError(str(error)) from error
     if process_rank() == 0:
         cli.parser.save(config, str(directory / "config.yaml"), skip_unset=False, overwrite=True)
         write_patch(directory)
-    trainer = build_trainer(cli.config_init.trainer, config.best, directory, keeper)
     announce(trainer, cli.model, cli.datamodule, directory)
     try:
         for logger in trainer.loggers[1:]:  # config.yaml has it beside the CSV
             logger.log_hyperparams(config.as_dict())
         trainer.fit(cli.model, cli.datamodule)
-        finish(trainer, cli.model, cli.datamodule, config.best, keeper, directory)
+        epochs = trainer.current_epoch
+        metrics = test_the_best(trainer, cli.model, cli.datamodule, Path(best.best_model_path))
+        keeper.update(
+            status="finished",
+            epochs=epochs,
+            chosen_by=best.monitor,
+            best_checkpoint=f"checkpoints/{Path(best.best_model_path).name}",
+            metrics=metrics,
+        )
     except BaseException as error:
         # Lightning turns Ctrl-C into SystemExit(1).
         interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
@@ -104,6 +138,13 @@ def run(cli: ProjectCLI) -> dict[str, Any]:
     if trainer.is_global_zero:
         print(closing_table(record, directory))
     return record
+
+
+def try_a_few_batches(cli: ProjectCLI) -> None:
+    """Do what `fast_dev_run` asks: train, validate and test a few batches, and keep nothing."""
+    trainer = Trainer(**cli.config_init.trainer)
+    trainer.fit(cli.model, cli.datamodule)
+    trainer.test(cli.model, cli.datamodule)
 
 
 def announce(
@@ -122,24 +163,25 @@ def announce(
     print(f"\n{processes}{device}, {trainer.precision}; run directory {directory}", flush=True)
 
 
+def best_checkpoint(best: Selection, directory: Path) -> ModelCheckpoint:
+    return ModelCheckpoint(
+        directory / "checkpoints",
+        filename="best",
+        monitor=best.monitor,
+        mode=best.mode,
+        enable_version_counter=False,
+    )
+
+
 def build_trainer(
-    settings: Namespace, best: Selection, directory: Path, keeper: Callback
+    settings: Namespace, best: Selection, ours: list[Callback], directory: Path
 ) -> Trainer:
     """Return the Trainer with the checkpoints, loggers and displays of every run."""
     arguments = dict(settings)
-    callbacks = arguments.pop("callbacks") or []
-    callbacks = [keeper, *(callbacks if isinstance(callbacks, list) else [callbacks])]
-    checkpoints = directory / "checkpoints"
-    callbacks.append(
-        ModelCheckpoint(
-            checkpoints,
-            filename="best",
-            monitor=best.monitor,
-            mode=best.mode,
-            enable_version_counter=False,
-        )
-    )
-    callbacks.append(ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False))
+    theirs = arguments.pop("callbacks") or []
+    callbacks = [*ours, *(theirs if isinstance(theirs, list) else [theirs])]
+    last = directory / "checkpoints"
+    callbacks.append(ModelCheckpoint(last, filename="last", enable_version_counter=False))
     if best.patience is not None:
         callbacks.append(EarlyStopping(best.monitor, mode=best.mode, patience=best.patience))
     if arguments["enable_progress_bar"] is not False:
@@ -158,19 +200,10 @@ def build_trainer(
     return Trainer(**arguments, callbacks=callbacks, logger=loggers)
 
 
-def finish(
-    trainer: Trainer,
-    task: LightningModule,
-    data: LightningDataModule,
-    best: Selection,
-    keeper: RunRecord,
-    directory: Path,
-) -> None:
-    """Validate and test the best checkpoint, once, and complete the record."""
-    best_checkpoint = trainer.checkpoint_callback
-    assert isinstance(best_checkpoint, ModelCheckpoint)  # the first of `build_trainer`
-    checkpoint = best_checkpoint.best_model_path
-    epochs = trainer.current_epoch
+def test_the_best(
+    trainer: Trainer, task: LightningModule, data: LightningDataModule, checkpoint: Path
+) -> dict[str, Any]:
+    """Return {"val": ..., "test": ...}: what the best checkpoint measures on both splits."""
     # It would put the last average in the place of the weights of the best checkpoint.
     trainer.callbacks = [  # type: ignore[attr-defined]
         c
@@ -181,24 +214,18 @@ def finish(
     metrics = {}
     for split, evaluate in (("val", trainer.validate), ("test", trainer.test)):
         trainer.loggers = loggers if split == "test" else []  # validation is in the curves already
-        (logged,) = evaluate(
+        logged = evaluate(
             task, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False
         )
-        found: dict[str, Any] = {
-            name.removeprefix(f"{split}/"): value for name, value in logged.items()
-        }
+        found: dict[str, Any] = {}
+        for name, value in (item for part in logged for item in part.items()):
+            found[name.removeprefix(f"{split}/")] = value
         if (confusion := getattr(task, "confusion", None)) is not None:
-            found["accuracy"] = accuracy_with_interval(int(confusion.trace()), int(confusion.sum()))
-            found["class_accuracy"] = (confusion.diagonal() / confusion.sum(1)).tolist()
-            found["confusion"] = confusion.tolist()
+            found = counts_with_intervals(confusion) | {
+                name: value for name, value in found.items() if name != "accuracy"
+            }
         metrics[split] = found
-    keeper.update(
-        status="finished",
-        epochs=epochs,
-        chosen_by=best.monitor,
-        best_checkpoint=str(Path(checkpoint).resolve().relative_to(directory.resolve())),
-        metrics=metrics,
-    )
+    return metrics
 
 
 def quieten_lightning() -> None:

@@ -2,12 +2,12 @@
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import secrets
 import shlex
 import subprocess
-import sys
 import tempfile
 import time
 from datetime import datetime
@@ -48,11 +48,10 @@ def process_rank() -> int:
     return int(getattr(rank_zero_only, "rank", 0))
 
 
-def provenance() -> dict[str, Any]:
+def provenance(arguments: list[str]) -> dict[str, Any]:
     """Return the command line, the state of the code, versions and hardware."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
     return {
-        "command": shlex.join(["python", "-m", "project.train", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", "project.train", *arguments]),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "git": {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))},
         "versions": {
@@ -60,7 +59,7 @@ def provenance() -> dict[str, Any]:
             **{name: importlib.metadata.version(name) for name in PACKAGES},
         },
         "hardware": {
-            "device": device,
+            "cpu": cpu_name(),
             "cpu_cores": os.cpu_count(),
             "torch_threads": torch.get_num_threads(),
             "platform": platform.platform(),
@@ -74,19 +73,23 @@ def cpu_name() -> str:
 
 def git(*arguments: str, **variables: str) -> str | None:
     """Return what git prints for the repository of this file, or None where there is none."""
+    answer = git_bytes(*arguments, **variables)
+    return None if answer is None else answer.decode(errors="replace").rstrip("\n")
+
+
+def git_bytes(*arguments: str, **variables: str) -> bytes | None:
     try:
         answer = subprocess.run(
             ["git", *arguments],
             cwd=Path(__file__).parent,
             env={**os.environ, **variables},
             capture_output=True,
-            text=True,
             check=True,
             timeout=30,
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return answer.stdout.rstrip("\n")
+    return answer.stdout
 
 
 def write_patch(directory: Path) -> None:
@@ -107,19 +110,20 @@ def write_patch(directory: Path) -> None:
         }
         git("read-tree", "HEAD", **variables)
         git("-C", top, "add", "--all", **variables)
-        patch = git("-C", top, "diff", "--cached", "--binary", "HEAD", **variables)
+        patch = git_bytes("-C", top, "diff", "--cached", "--binary", "HEAD", **variables)
+    if patch is None:
+        patch = b"# not recorded: git did not answer within 30 s\n"
+    elif len(patch) > MAX_PATCH_BYTES:
+        patch = f"# not recorded: the change has {len(patch):,} bytes\n".encode()
     if patch:
-        text = patch + "\n"
-        if len(text) > MAX_PATCH_BYTES:
-            text = f"# left out: the change has {len(text):,} characters\n"
-        (directory / "code.patch").write_text(text)
+        (directory / "code.patch").write_bytes(patch)
 
 
 class RunRecord(Callback):
     """Keeps `run.json` true while the run goes on, and measures the training throughput.
 
-    Throughput counts training only: validation, checkpoints and start-up are left out of
-    `images_per_second`, and are in `wall_seconds`.
+    `training_seconds` and `images_per_second` leave out validation, checkpoints and the set-up;
+    `wall_seconds` counts from the creation of the run to the last update.
     """
 
     def __init__(self, directory: Path, record: dict[str, Any]) -> None:
@@ -128,26 +132,48 @@ class RunRecord(Callback):
         self.started = time.perf_counter()
         self.samples = 0
         self.training_seconds = 0.0
+        self.running_since: float | None = None  # while training steps are being taken
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         network = getattr(pl_module, "network", pl_module)
         self.record["parameters"] = sum(p.numel() for p in network.parameters())
+        device = trainer.strategy.root_device
+        if device.type == "cuda":
+            self.record["hardware"]["gpu"] = torch.cuda.get_device_name(device)
+        self.record["hardware"]["processes"] = trainer.world_size
         data = getattr(trainer, "datamodule", None)
         if data is not None and hasattr(data, "describe"):
             self.record["data"] = data.describe()
         self.update(status="running")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.epoch_started = time.perf_counter()
+        self.running_since = time.perf_counter()
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.running_since is None:  # after a validation within the epoch
+            self.running_since = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.samples += len(batch[0]) * trainer.world_size
-        if batch_idx + 1 == trainer.num_training_batches:  # before validation starts
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            self.training_seconds += time.perf_counter() - self.epoch_started
+        if isinstance(batch, tuple | list) and isinstance(batch[0], torch.Tensor):
+            self.samples += len(batch[0]) * trainer.world_size
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.pause()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.pause()
+
+    def pause(self) -> None:
+        if self.running_since is None:
+            return
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        self.training_seconds += time.perf_counter() - self.running_since
+        self.running_since = None
 
     def update(self, **entries: Any) -> None:
         """Add entries and write the file, whole or not at all."""
@@ -159,5 +185,14 @@ class RunRecord(Callback):
             self.record["training_seconds"] = round(self.training_seconds, 2)
             self.record["images_per_second"] = round(self.samples / self.training_seconds, 1)
         temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self.record, indent=2, allow_nan=True) + "\n")
+        temporary.write_text(json.dumps(finite(self.record), indent=2, allow_nan=False) + "\n")
         temporary.replace(self.path)
+
+
+def finite(value: Any) -> Any:
+    """Return `value` with None where a number is not finite: JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -67,7 +67,7 @@ def test_ignored_labels_are_not_counted() -> None:
     torch.testing.assert_close(task.loss_sum, expected)
 
 
-def test_label_smoothing_is_in_training_only() -> None:
+def test_label_smoothing_is_in_training_only(tmp_path) -> None:
     images, labels = torch.randn(4, 1, 8, 8), torch.arange(4)
     smoothed = ImageClassification(small_mlp(), label_smoothing=0.2).eval()
     smoothed.start_evaluation()
@@ -75,6 +75,17 @@ def test_label_smoothing_is_in_training_only() -> None:
     torch.testing.assert_close(
         smoothed.loss_sum, F.cross_entropy(smoothed(images), labels, reduction="sum")
     )
+    trainer = quiet_trainer(tmp_path, max_steps=1, num_sanity_val_steps=0)
+    losses = []
+    for smoothing in (0.0, 0.2):
+        torch.manual_seed(0)
+        task = ImageClassification(small_mlp(dropout=0.0), label_smoothing=smoothing)
+        task.trainer = trainer
+        task.on_train_epoch_start()
+        losses.append(task.training_step((images, labels), 0))
+        expected = F.cross_entropy(task.network(images), labels, label_smoothing=smoothing)
+        torch.testing.assert_close(losses[-1], expected)
+    assert losses[0] != losses[1]
 
 
 OPTIMIZERS = [
@@ -118,13 +129,30 @@ def test_plateau_scheduler_follows_its_metric(tmp_path) -> None:
 
     task = ImageClassification(
         small_mlp(),
-        optimizer=functools.partial(torch.optim.SGD, lr=0.0),  # nothing improves
-        scheduler=functools.partial(ReduceLROnPlateau, monitor="val/loss", patience=0),
+        optimizer=functools.partial(torch.optim.SGD, lr=0.1),
+        # The loss falls, and more is asked for: every epoch but the first is a bad one.
+        scheduler=functools.partial(
+            ReduceLROnPlateau, monitor="val/loss", mode="max", patience=0, factor=0.5
+        ),
     )
     trainer = quiet_trainer(tmp_path, max_epochs=3)
     trainer.fit(task, ImageData(Digits(), batch_size=500))
-    assert trainer.lr_scheduler_configs[0].scheduler.num_bad_epochs == 0
-    assert trainer.lr_scheduler_configs[0].scheduler.last_epoch == 3
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1 / 4)
+
+
+def test_a_schedule_without_an_end_is_refused(tmp_path) -> None:
+    task = ImageClassification(small_mlp(), scheduler=WarmupDecay)
+    with pytest.raises(ValueError, match="WarmupDecay needs the length of the run"):
+        quiet_trainer(tmp_path, max_epochs=-1).fit(task, ImageData(Digits()))
+
+
+def test_overfitting_a_batch_sees_the_same_batch(tmp_path) -> None:
+    task = ImageClassification(small_mlp(dropout=0.0))
+    data = ImageData(Digits(), batch_size=16)
+    seen = []
+    task.on_train_batch_start = lambda batch, batch_idx: seen.append(batch[1].tolist())
+    quiet_trainer(tmp_path, max_epochs=3, overfit_batches=1).fit(task, data)
+    assert seen[0] == seen[1] == seen[2]
 
 
 def test_hidden_weights_are_told_from_the_head() -> None:

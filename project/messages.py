@@ -1,0 +1,67 @@
+"""One line for what is wrong with an argument: the key, the value, and what would be accepted.
+
+jsonargparse explains a wrong value by the whole tree of types that it tried; the facts are in
+there, and are picked out by their wording (held by tests/test_configuration.py).
+"""
+
+import difflib
+import inspect
+import re
+from collections.abc import Iterable
+
+from jsonargparse._util import import_object
+
+
+class UsageError(Exception):
+    """What was asked for is not possible; the text says why and what to do."""
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """Return "; did you mean X?", or nothing when no choice is near."""
+    near = difflib.get_close_matches(word, list(choices), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def short_message(text: str, options: list[str], classes: Iterable[str]) -> str:
+    """Return one line for the page `text` of jsonargparse.
+
+    Args:
+        options: Every `--key` that stands on its own.
+        classes: Bare names of classes that may be meant.
+    """
+    keys = re.findall(r'Parser key "([^"]+)"', text)
+    key = "--" + ".".join(keys)
+    if unknown := re.match(r"unrecognized arguments: ([^\s=]+)", text):
+        return f"unknown option {unknown[1]}{nearest(unknown[1], options)}"
+    if unknown := re.search(r"Option '([^']+)' is not accepted.*", text):
+        return unknown_option(keys, unknown[1], class_at(text, unknown), options)
+    if missing := re.search(r"arguments are required: (.*)", text):
+        names = [".".join([*keys, name.strip()]) for name in missing[1].split(",")]
+        return "not set: " + ", ".join(f"--{name}" for name in names)
+    if choice := re.search(r"Expected a typing.Literal\[(.*?)\]. Got value: (.*)", text):
+        names = choice[1].replace("'", "")
+        return f"{key}: {choice[2]!r} is not one of {names}"
+    wanted = [t for t in re.findall(r"Expected an? <class '([^']+)'>", text) if t != "NoneType"]
+    if wanted and (value := re.search(r"(?:Given|Got) value: (.*)", text)):
+        return f"{key}: expected {wanted[0]}, got {value[1].split('. Got')[0]!r}"
+    if name := re.search(r"Expected a dot import path string: (\S+)", text):
+        return f"{key}: no class {name[1]!r}{nearest(name[1], classes)}"
+    return " ".join([key, *text.split()] if keys else text.split())[:300]
+
+
+def class_at(text: str, place: re.Match[str]) -> str | None:
+    """Return the import path of the class that refused the option found at `place`."""
+    if beside := re.search(r"Namespace\(class_path='([^']+)'", place[0]):
+        return beside[1]
+    before = re.findall(r"class_path '([^']+)'", text[: place.start()])
+    return before[-1] if before else None
+
+
+def unknown_option(keys: list[str], name: str, path: str | None, options: list[str]) -> str:
+    option = "--" + ".".join([*keys, name])
+    if path is None:
+        return f"unknown option {option}{nearest(option, options)}"
+    cls = import_object(path)
+    choices = [choice for choice in inspect.signature(cls).parameters if choice != "self"]
+    hint = nearest(name, choices) or f"; it takes {', '.join(choices)}"
+    return f"unknown option {option} of {cls.__name__}{hint}"
