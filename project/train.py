@@ -25,7 +25,8 @@ keys (every argument of the class that stands there):
   --data.batch_size N         images of a batch, on each process
   --trainer.max_epochs N      and all else that Lightning's Trainer takes:
   --trainer.accelerator NAME  also devices, strategy, precision ...
-  --best.monitor METRIC       what chooses the best; also best.mode, best.patience
+  --best.monitor METRIC       what chooses the best; also best.mode and
+                              best.patience
   --seed_everything N         seed of weights, order and augmentation
   --experiment NAME           name in the run directory, below --runs_dir DIR
 
@@ -41,7 +42,7 @@ or data set keeps the values you wrote whose names it shares (num_classes).
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; return 0, or 1 when the run failed, or 2 when it was asked wrongly."""
+    """Run the command; return 0, or 2 when what was asked for is not possible."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments in (["--help"], ["-h"]):
         print(HELP, end="")

@@ -233,8 +233,8 @@ def test_every_example_of_the_help_parses(monkeypatch, stand_in_data) -> None:
         (["--data.dataset", "FashionMNIST", "--data.root", "nowhere"], "FashionMNIST is not in"),
         (["--model.network", "MLP", "--model.network.image_size", "28"], "set --model.network"),
         (["--data.val_fraction", "2"], "val_fraction 2"),
-        (["--trainer.limit_val_batches", "0"], "limit_val_batches 0 leaves no val/accuracy"),
-        (["--trainer.accelerator", "tpu"], "TPU"),
+        (["--trainer.limit_val_batches", "0"], "limit_val_batches 0: a run"),
+        (["--trainer.accelerator", "tpu"], "torch_xla"),
         (["--data.dataset", "ImageFolder", "--data.dataset.path", "nowhere"], "not a folder"),
     ],
 )
