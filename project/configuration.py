@@ -96,9 +96,14 @@ def fast_precision(accelerator: str) -> str:
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         is_fast = torch.cuda.get_device_capability() >= (8, 0)
     elif accelerator == "cpu" or (accelerator == "auto" and not torch.backends.mps.is_available()):
-        able_to = torch.cpu.get_capabilities()
-        is_fast = bool(able_to.get("avx512_bf16") or able_to.get("amx_bf16"))
+        is_fast = cpu_has("avx512_bf16") or cpu_has("amx_bf16")
     return "bf16-mixed" if is_fast else "32-true"
+
+
+def cpu_has(feature: str) -> bool:
+    """Return whether the processor has `feature`; False on a torch too old to tell."""
+    able_to: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(able_to.get(feature))
 
 
 def with_default_experiment(arguments: list[str]) -> list[str]:
@@ -209,13 +214,15 @@ def class_help(key: str, name: str) -> str:
         raise UsageError(
             f"--{key}.help: no class {name!r}{nearest(name, known_classes())}"
         ) from error
-    first_argument = {"params"} if issubclass(cls, Optimizer) else set()
-    if issubclass(cls, LRScheduler):
-        first_argument = {"optimizer"}
+    given_by_the_task = set()
+    if issubclass(cls, Optimizer):
+        given_by_the_task = {"params"}
+    elif issubclass(cls, LRScheduler):
+        given_by_the_task = {"optimizer"}
     parser = LightningArgumentParser(
         prog="project.train", description="", add_help=False, usage=SUPPRESS
     )
-    parser.add_class_arguments(cls, key, fail_untyped=False, skip=first_argument)
+    parser.add_class_arguments(cls, key, fail_untyped=False, skip=given_by_the_task)
     return f"{path}\n{parser.format_help()}"
 
 

@@ -5,7 +5,7 @@ import shutil
 import sys
 import traceback
 import warnings
-from itertools import pairwise
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +42,11 @@ def command(arguments: list[str]) -> int:
     arguments = [argument for argument in arguments if argument != "--debug"]
     quieten_lightning()
     try:
-        for flag, value in pairwise(" ".join(arguments).replace(".help=", ".help ").split()):
+        for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
+            flag, _, value = argument.partition("=")
             if flag.endswith(".help"):
-                print(class_help(flag.removeprefix("--").removesuffix(".help"), value), end="")
+                key = flag.removeprefix("--").removesuffix(".help")
+                print(class_help(key, value or following), end="")
                 return 0
         if arguments[-2:] == ["--help", "all"]:
             print(help_of_everything(ProjectCLI(arguments[:-2])))
@@ -121,7 +123,7 @@ def run(cli: ProjectCLI, arguments: list[str]) -> dict[str, Any]:
             logger.log_hyperparams(config.as_dict())
         trainer.fit(cli.model, cli.datamodule)
         epochs = trainer.current_epoch
-        metrics = test_the_best(trainer, cli.model, cli.datamodule, Path(best.best_model_path))
+        metrics = measure_best(trainer, cli.model, cli.datamodule, Path(best.best_model_path))
         keeper.update(
             status="finished",
             epochs=epochs,
@@ -200,11 +202,11 @@ def build_trainer(
     return Trainer(**arguments, callbacks=callbacks, logger=loggers)
 
 
-def test_the_best(
+def measure_best(
     trainer: Trainer, task: LightningModule, data: LightningDataModule, checkpoint: Path
 ) -> dict[str, Any]:
     """Return {"val": ..., "test": ...}: what the best checkpoint measures on both splits."""
-    # It would put the last average in the place of the weights of the best checkpoint.
+    # Weight averaging would replace the weights of the best checkpoint by the last average.
     trainer.callbacks = [  # type: ignore[attr-defined]
         c
         for c in trainer.callbacks  # type: ignore[attr-defined]
@@ -235,7 +237,7 @@ def quieten_lightning() -> None:
     for message in (
         ".*is an instance of `nn.Module`.*",  # among the hyper-parameters it reloads alone
         ".*exists and is not empty. Previous log files.*",  # config.yaml is there first
-        "Be aware that when using `ckpt_path`, callbacks.*",  # `finish` drops weight averaging
+        "Be aware that when using `ckpt_path`, callbacks.*",  # see `measure_best`
         ".*isinstance.treespec, LeafSpec.*",  # Lightning 2.6 on torch 2.15
         ".*is smaller than the logging interval.*",  # epochs are logged all the same
     ):

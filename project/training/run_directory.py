@@ -68,7 +68,8 @@ def provenance(arguments: list[str]) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    return str(torch.cpu.get_capabilities().get("cpu_name") or platform.processor())
+    able_to: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return str(able_to.get("cpu_name") or platform.processor() or platform.machine())
 
 
 def git(*arguments: str, **variables: str) -> str | None:
