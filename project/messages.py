@@ -39,8 +39,8 @@ def short_message(text: str, options: list[str], classes: Iterable[str]) -> str:
         names = [".".join([*keys, name.strip()]) for name in missing[1].split(",")]
         return "not set: " + ", ".join(f"--{name}" for name in names)
     if choice := re.search(r"Expected a typing.Literal\[(.*?)\]. Got value: (.*)", text):
-        names = choice[1].replace("'", "")
-        return f"{key}: {choice[2]!r} is not one of {names}"
+        allowed = choice[1].replace("'", "")
+        return f"{key}: {choice[2]!r} is not one of {allowed}"
     wanted = [t for t in re.findall(r"Expected an? <class '([^']+)'>", text) if t != "NoneType"]
     if wanted and (value := re.search(r"(?:Given|Got) value: (.*)", text)):
         return f"{key}: expected {wanted[0]}, got {value[1].split('. Got')[0]!r}"
