@@ -168,6 +168,9 @@ class RunRecord(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.pause()
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.pause()  # a run may end inside an epoch
+
     def pause(self) -> None:
         if self.running_since is None:
             return
