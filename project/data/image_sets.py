@@ -14,6 +14,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -318,9 +319,13 @@ def take_split(
 
 def fetch(name: str, root: Path, folder: Path, get: Callable[[], object]) -> None:
     """Call `get` to download; turn whatever goes wrong into one message with the remedy."""
+    new_folders = [path for path in (folder, folder.parent, root) if not path.exists()]
     try:
         get()
     except (OSError, RuntimeError, EOFError) as error:
+        for path in new_folders:
+            with suppress(OSError):  # something did arrive: keep it
+                path.rmdir()
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise FileNotFoundError(
             f"{name} is not in {str(folder)!r} and could not be downloaded ({reason}); copy its "

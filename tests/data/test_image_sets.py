@@ -113,10 +113,12 @@ def test_a_missing_set_says_what_where_and_how(cls, tmp_path, monkeypatch) -> No
         raise OSError("Name or service not known")
 
     monkeypatch.setattr("torchvision.datasets.utils._urlretrieve", offline)
+    root = tmp_path / "data"
     with pytest.raises(FileNotFoundError) as error:
-        cls().download(tmp_path)
+        cls().download(root)
+    assert not root.exists()  # no empty folders are left behind
     message = str(error.value)
-    for part in (cls.__name__, str(tmp_path), "Name or service not known", "--data.root"):
+    for part in (cls.__name__, str(root), "Name or service not known", "--data.root"):
         assert part in message
     assert "\n" not in message
 
