@@ -112,15 +112,19 @@ def with_default_experiment(arguments: list[str]) -> list[str]:
     As a first `--config` and not as the parser's default file: from there, defaults of one
     class would leak into another (jsonargparse#460).
     """
-    if any("model" in read_yaml(path) for path in config_files(arguments)):
+    if files_with_a_model(arguments):
         return arguments
     return ["--config", str(CONFIGS / "default.yaml"), *arguments]
 
 
 def experiment_name(arguments: list[str]) -> str:
     """Return the stem of the last config file that names a model."""
-    files = [path for path in config_files(arguments) if "model" in read_yaml(path)]
+    files = files_with_a_model(arguments)
     return files[-1].stem if files else "experiment"
+
+
+def files_with_a_model(arguments: list[str]) -> list[Path]:
+    return [path for path in config_files(arguments) if "model" in read_yaml(path)]
 
 
 def config_files(arguments: list[str]) -> list[Path]:
@@ -207,13 +211,12 @@ def with_short_names() -> None:
 
 def class_help(key: str, name: str) -> str:
     """Return every argument of the class `name`, as `--<key>.<argument>`, with its meaning."""
-    path = known_classes().get(name, name)
+    classes = known_classes()
+    path = classes.get(name, name)
     try:
         cls = import_object(path)
     except (ImportError, ValueError, AttributeError) as error:
-        raise UsageError(
-            f"--{key}.help: no class {name!r}{nearest(name, known_classes())}"
-        ) from error
+        raise UsageError(f"--{key}.help: no class {name!r}{nearest(name, classes)}") from error
     given_by_the_task = set()
     if issubclass(cls, Optimizer):
         given_by_the_task = {"params"}

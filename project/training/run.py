@@ -182,8 +182,8 @@ def build_trainer(
     arguments = dict(settings)
     theirs = arguments.pop("callbacks") or []
     callbacks = [*ours, *(theirs if isinstance(theirs, list) else [theirs])]
-    last = directory / "checkpoints"
-    callbacks.append(ModelCheckpoint(last, filename="last", enable_version_counter=False))
+    checkpoints = directory / "checkpoints"
+    callbacks.append(ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False))
     if best.patience is not None:
         callbacks.append(EarlyStopping(best.monitor, mode=best.mode, patience=best.patience))
     if arguments["enable_progress_bar"] is not False:
