@@ -1,6 +1,7 @@
 """Shared by the tests: nothing here reads or writes the user's `data/` or `runs/`."""
 
 import gzip
+import hashlib
 import os
 import pickle
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from project.data import idx
+from project.data.corpora import TinyShakespeare
 
 REAL_DATA = os.environ.get("DATA_DIR")
 
@@ -41,7 +43,7 @@ def write_idx(path: Path, numbers: np.ndarray) -> None:
 
 @pytest.fixture
 def stand_in_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data folder with tiny random MNIST, FashionMNIST, KMNIST and CIFAR10."""
+    """A data folder with tiny random MNIST, FashionMNIST, KMNIST, CIFAR10 and TinyShakespeare."""
     root = tmp_path / "stand-in"
     numbers = np.random.default_rng(0)
     for name in ("MNIST", "FashionMNIST", "KMNIST"):
@@ -67,4 +69,11 @@ def stand_in_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(datasets.CIFAR10, "test_list", [["test", None]])
     meta = {"filename": "meta", "key": "label_names", "md5": None}
     monkeypatch.setattr(datasets.CIFAR10, "meta", meta)
+
+    play = root / "tinyshakespeare" / "input.txt"
+    play.parent.mkdir()
+    characters = numbers.choice(list("abcdefghijklmnopqrstuvwxyz .,\n"), 20_000)
+    play.write_text("".join(characters))
+    digest = hashlib.sha256(play.read_bytes()).hexdigest()
+    monkeypatch.setattr(TinyShakespeare, "digest", digest)
     return root

@@ -12,9 +12,7 @@ import importlib.util
 import io
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,6 +22,7 @@ import torch
 from torch import Tensor
 
 from project.data import idx
+from project.data.download import fetch
 
 TEST_SPLIT_SEED = 0  # of the sets that have no official test split
 
@@ -315,23 +314,6 @@ def take_split(
     is_train[test] = False
     train_split = LabelledImages(images[is_train], labels[is_train])
     return train_split, LabelledImages(images[test], labels[test])
-
-
-def fetch(name: str, root: Path, folder: Path, get: Callable[[], object]) -> None:
-    """Call `get` to download; turn whatever goes wrong into one message with the remedy."""
-    new_folders = [path for path in (folder, folder.parent, root) if not path.exists()]
-    try:
-        get()
-    except (OSError, RuntimeError, EOFError) as error:
-        for path in new_folders:
-            with suppress(OSError):  # something did arrive: keep it
-                path.rmdir()
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        raise FileNotFoundError(
-            f"{name} is not in {str(folder)!r} and could not be downloaded ({reason}); copy its "
-            f"files there, or say which folder holds them instead of {str(root)!r}: "
-            "--data.root DIR or DATA_DIR=DIR"
-        ) from error
 
 
 def download_idx(name: str, root: Path) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from project.data.augment import Augmentation, uniform_draws
 from project.data.image_sets import ImageSet, LabelledImages, stratified_sample, take_split
-from project.data.loader import IGNORED, PADDING, SeededLoader, derived_seed
+from project.data.loader import IGNORED, PADDING, SeededLoader, derived_seed, train_position
 
 ImageBatch = tuple[Tensor, Tensor]
 
@@ -152,7 +152,7 @@ class ImageData(LightningDataModule):
             shuffle=is_training,
             rank=rank,
             world_size=world_size,
-            position=self.train_position if is_training else lambda: (0, 0),
+            position=(lambda: train_position(self.trainer)) if is_training else lambda: (0, 0),
         )
 
     def normalise_(self, images: Tensor) -> Tensor:
@@ -160,18 +160,6 @@ class ImageData(LightningDataModule):
         # In place, as two passes over a batch in the cache: a quarter of the time of copies.
         scale, offset = self.scale_and_offset  # each (C, 1, 1)
         return images.mul_(scale).add_(offset)
-
-    def train_position(self) -> tuple[int, int]:
-        """Return (epoch, next batch), read from the counters that a resumed Trainer restored."""
-        if self.trainer is None:
-            return 0, 0
-        if self.trainer.overfit_batches:  # type: ignore[attr-defined]
-            return 0, 0  # the same batches in every epoch
-        fit_loop = self.trainer.fit_loop
-        return (
-            fit_loop.epoch_progress.current.processed,  # type: ignore[attr-defined]
-            fit_loop.epoch_loop.batch_progress.current.ready,
-        )
 
     def describe(self) -> dict[str, Any]:
         """Return what a run's record holds: the set, its sizes, and SHA-256 of each split."""

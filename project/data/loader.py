@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor
 
 Batch = TypeVar("Batch")
@@ -85,6 +86,17 @@ class SeededLoader(Generic[Batch]):
             missing = -self.num_samples % self.world_size
             order = torch.cat([torch.arange(self.num_samples), torch.full((missing,), PADDING)])
         return order[self.rank :: self.world_size]
+
+
+def train_position(trainer: Trainer | None) -> tuple[int, int]:
+    """Return (epoch, next batch), read from the counters that a resumed Trainer restored."""
+    if trainer is None or trainer.overfit_batches:  # type: ignore[attr-defined]
+        return 0, 0  # the same batches in every epoch
+    fit_loop = trainer.fit_loop
+    return (
+        fit_loop.epoch_progress.current.processed,  # type: ignore[attr-defined]
+        fit_loop.epoch_loop.batch_progress.current.ready,
+    )
 
 
 def derived_seed(purpose: str, *coordinates: int) -> int:

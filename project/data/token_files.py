@@ -1,0 +1,411 @@
+"""From a text corpus to one flat file of tokens: clean, split, fit, encode; kept and reused.
+
+Every step streams, so that a text may be larger than the memory. The training text alone is seen
+when a tokenizer is fitted, because the text is split before.
+
+A prepared corpus is a folder `<cache>/<corpus>-<tokenizer>-<key>` with `tokens.bin`, the tokens of
+train, validation and test one after the other, and `tokens.json`, which says what they are. The
+key is a hash of the text and of every option, so that another text or option is another folder.
+"""
+
+import codecs
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import unicodedata
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from io import IncrementalNewlineDecoder
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TransferSpeedColumn,
+)
+
+from project.data.corpora import Corpus, Document
+from project.data.tokenization import Tokenizer
+
+FORMAT = 1  # of the folder; part of its key
+BLOCK_BYTES = 1 << 20
+SHOWN_BYTES = 1 << 23  # a smaller text is done before a bar could be read
+MAX_LINE_BYTES = 1 << 24  # a longer line is encoded in pieces
+SPLITS = ("train", "val", "test")
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
+BYTE_ORDER_MARK = "\ufeff"
+
+
+@dataclass(frozen=True)
+class Cleaning:
+    """What is done to a text before it is split; newlines always become a single `\\n`.
+
+    Args:
+        control_characters: Keep those besides tab and newline; else they are dropped.
+        lower_case: Turn every letter into its small one.
+        normal_form: Unicode normal form, such as NFC; null leaves the text as it is.
+    """
+
+    control_characters: bool = False
+    lower_case: bool = False
+    normal_form: Literal["NFC", "NFD", "NFKC", "NFKD"] | None = None
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Everything that decides the tokens.
+
+    Args:
+        val_fraction, test_fraction: Shares cut from the end of the training text, in [0, 1), for
+            a split that the corpus has no document of: train, then validation, then test.
+    """
+
+    corpus: Corpus
+    tokenizer: Tokenizer
+    cleaning: Cleaning
+    val_fraction: float
+    test_fraction: float
+
+
+class TokenFile:
+    """A prepared corpus on disk.
+
+    Attributes:
+        info: What `tokens.json` holds: sizes of the splits in tokens and bytes, characters read
+            and dropped, vocabulary, hashes.
+        was_cached: Whether it was there before.
+    """
+
+    def __init__(self, folder: Path, info: dict[str, Any]) -> None:
+        self.folder = folder
+        self.info = info
+        self.was_cached = True
+
+    def tokens(self, split: str) -> NDArray[np.unsignedinteger[Any]]:
+        """Return the tokens of a split, (n,), mapped from the disk and not read before use."""
+        sizes = self.info["tokens"]
+        before = sum(sizes[name] for name in SPLITS[: SPLITS.index(split)])
+        dtype = np.dtype(self.info["dtype"])
+        if sizes[split] == 0:  # an empty file cannot be mapped
+            return np.empty(0, dtype)
+        path = self.folder / "tokens.bin"
+        return np.memmap(path, dtype, "r", before * dtype.itemsize, shape=(sizes[split],))
+
+
+def prepare(
+    preparation: Preparation,
+    root: Path,
+    cache: Path,
+) -> TokenFile:
+    """Return the tokens of a corpus, from the cache where they are there and whole.
+
+    Args:
+        root: Folder of the data files.
+        cache: Folder of prepared corpora.
+
+    Raises:
+        ValueError: If the text is empty or not in its encoding, with the place.
+        OSError: If the disk is full; nothing is left behind.
+    """
+    documents = preparation.corpus.documents(root)
+    identity = identity_of(preparation, documents)
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    names = [type(part).__name__ for part in (preparation.corpus, preparation.tokenizer)]
+    folder = cache / f"{names[0]}-{names[1]}-{key[:12]}"
+    if folder.is_dir():
+        try:
+            return open_prepared(folder)
+        except ValueError as damage:
+            warnings.warn(f"{damage}; it is made again", stacklevel=2)
+            shutil.rmtree(folder)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache, prefix=".being-made-") as temporary:
+            made = Path(temporary, "made")
+            made.mkdir()
+            with progress_bars(documents) as progress:
+                write_prepared(made, preparation, documents, identity, progress)
+            try:
+                made.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # else another process was first: its folder is as good
+                    raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS):
+            raise
+        raise OSError(
+            f"the tokens of {names[0]} cannot be written below {str(cache)!r} "
+            f"({os.strerror(error.errno)}); make room there, or set --data.cache_dir DIR"
+        ) from error
+    token_file = open_prepared(folder)
+    token_file.was_cached = False
+    return token_file
+
+
+@contextmanager
+def progress_bars(documents: dict[str, list[Document]]) -> Iterator[Callable[[str, int], None]]:
+    """Give a function that is told (stage, bytes done) and draws a bar a stage.
+
+    On a terminal, for a text of 8 MB or more.
+    """
+    total = sum(document.num_bytes() for part in documents.values() for document in part)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
+    console = Console(stderr=True)
+    disable = total < SHOWN_BYTES or not console.is_terminal
+    with Progress(*columns, console=console, disable=disable) as bars:
+        stages: dict[str, TaskID] = {}
+
+        def progress(stage: str, num_bytes: int) -> None:
+            if stage not in stages:
+                stages[stage] = bars.add_task(f"{stage:<8}", total=total)
+            bars.advance(stages[stage], num_bytes)
+
+        yield progress
+
+
+def identity_of(preparation: Preparation, documents: dict[str, list[Document]]) -> dict[str, Any]:
+    """Return all that decides the tokens, as JSON; its hash is the key of the folder."""
+    tokenizer = preparation.tokenizer
+    return {
+        "format": FORMAT,
+        "documents": {
+            split: [document.sha256() for document in part] for split, part in documents.items()
+        },
+        "encoding": preparation.corpus.encoding,
+        "cleaning": asdict(preparation.cleaning),
+        "val_fraction": preparation.val_fraction,
+        "test_fraction": preparation.test_fraction,
+        "tokenizer": [f"{type(tokenizer).__module__}.{type(tokenizer).__qualname__}"],
+        "tokenizer_options": tokenizer.options(),
+    }
+
+
+def open_prepared(folder: Path) -> TokenFile:
+    """Open a prepared corpus after checking that it is whole.
+
+    Raises:
+        ValueError: If a file is missing, of the wrong length, or not what its hash says.
+    """
+    try:
+        info = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))
+        path = folder / "tokens.bin"
+        expected = sum(info["tokens"].values()) * np.dtype(info["dtype"]).itemsize
+        if path.stat().st_size != expected:
+            raise ValueError(
+                f"{path.stat().st_size:,} bytes of tokens where {expected:,} were written"
+            )
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != info["sha256"]["tokens"]:
+                raise ValueError("the SHA-256 of its tokens is not the one written down")
+    except (OSError, ValueError, KeyError) as error:  # JSON errors are ValueErrors
+        raise ValueError(f"the prepared corpus {str(folder)!r} is damaged ({error})") from error
+    return TokenFile(folder, info)
+
+
+def write_prepared(
+    folder: Path,
+    preparation: Preparation,
+    documents: dict[str, list[Document]],
+    identity: dict[str, Any],
+    progress: Callable[[str, int], None],
+) -> None:
+    """Write `tokens.bin` and `tokens.json` of a corpus into an empty folder."""
+    text = folder / "text"
+    sizes, counts = write_clean_text(text, preparation, documents, progress)
+    ranges = split_ranges(text, sizes, preparation)
+    tokenizer = preparation.tokenizer
+    tokenizer.fit(read_lines(text, *ranges["train"], lambda n: progress("fit", n)))
+    vocab_size = len(tokenizer.vocabulary)
+    dtype = np.dtype(
+        np.uint8 if vocab_size <= 1 << 8 else np.uint16 if vocab_size <= 1 << 16 else np.uint32
+    )
+    digest = hashlib.sha256()
+    num_tokens = dict.fromkeys(SPLITS, 0)
+    occurrences = np.zeros(vocab_size, np.int64)  # in the training text
+    with (folder / "tokens.bin").open("wb") as file:
+        for split in SPLITS:
+            for piece in read_lines(text, *ranges[split], lambda n: progress("encode", n)):
+                tokens = tokenizer.encode(piece).astype(dtype, copy=False)
+                num_tokens[split] += len(tokens)
+                if split == "train":
+                    occurrences += np.bincount(tokens, minlength=vocab_size)
+                digest.update(tokens.data)
+                file.write(tokens.data)
+        file.flush()
+        os.fsync(file.fileno())
+    text.unlink()
+    unknown = [i for i, count in enumerate(tokenizer.byte_counts()) if count == 0]
+    info = {
+        "tokens": num_tokens,
+        "bytes": {split: end - start for split, (start, end) in ranges.items()},
+        "dtype": dtype.name,
+        "vocab_size": vocab_size,
+        "characters": counts,
+        "occurrences": occurrences.tolist(),
+        "unknown_tokens": unknown,
+        "sha256": {"tokens": digest.hexdigest()},
+        "made_from": identity,
+        "tokenizer": tokenizer.state_dict(),
+    }
+    (folder / "tokens.json").write_text(json.dumps(info), encoding="utf-8")
+
+
+def write_clean_text(
+    path: Path,
+    preparation: Preparation,
+    documents: dict[str, list[Document]],
+    progress: Callable[[str, int], None],
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Write the documents as clean UTF-8; return bytes of each split and characters by fate.
+
+    Raises:
+        ValueError: If the training text, or one given for another split, has nothing in it.
+    """
+    counts = {"read": 0, "kept": 0, "newlines_merged": 0, "control_dropped": 0, "marks_dropped": 0}
+    sizes: dict[str, int] = {}
+    with path.open("wb") as file:
+        for split in SPLITS:
+            if split not in documents:
+                continue
+            start = file.tell()
+            for document in documents[split]:
+                blocks = decoded(document, preparation.corpus.encoding, progress)
+                for piece in clean(blocks, preparation.cleaning, counts):
+                    file.write(piece.encode())
+            sizes[split] = file.tell() - start
+            if sizes[split] == 0:
+                names = ", ".join(repr(d.name) for d in documents[split][:3])
+                raise ValueError(
+                    f"the text corpus {names} is empty: {counts['read']} characters read and none "
+                    "kept; give a text with words in it"
+                )
+    return sizes, counts
+
+
+def decoded(
+    document: Document, encoding: str, progress: Callable[[str, int], None]
+) -> Iterator[tuple[str, bool]]:
+    """Yield the text of a document in blocks, each with whether it is the last.
+
+    Raises:
+        ValueError: If a byte does not belong there, with its offset, or there is no such encoding.
+    """
+    try:
+        decoder = codecs.getincrementaldecoder(encoding)()
+    except LookupError as error:
+        raise ValueError(
+            f"there is no encoding {encoding!r}; --data.corpus.encoding takes Python's names, "
+            "such as utf-8, latin-1, cp1252, utf-16"
+        ) from error
+    done = 0  # bytes before the block
+    with document.open() as file:
+        while True:
+            block = file.read(BLOCK_BYTES)
+            held_back = len(decoder.getstate()[0])  # the first bytes of a character
+            try:
+                text = decoder.decode(block, final=not block)
+            except UnicodeDecodeError as error:
+                offset = done - held_back + error.start
+                raise ValueError(
+                    f"{document.name!r} is not {encoding}: byte "
+                    f"0x{error.object[error.start]:02x} at offset {offset:,} ({error.reason}); "
+                    "name its encoding, for example --data.corpus.encoding cp1252, or mend the file"
+                ) from error
+            done += len(block)
+            progress("clean", len(block))
+            yield text, not block
+            if not block:
+                return
+
+
+def clean(
+    blocks: Iterable[tuple[str, bool]], cleaning: Cleaning, counts: dict[str, int]
+) -> Iterator[str]:
+    """Yield a document cleaned, as other blocks, and add to the counts of characters."""
+    newlines = IncrementalNewlineDecoder(None, translate=True)
+    is_start = True
+    rest = ""  # what a normal form or a small letter may still join to what follows
+    for text, is_last in blocks:
+        counts["read"] += len(text)
+        if is_start and text.startswith(BYTE_ORDER_MARK):
+            text = text[1:]
+            counts["marks_dropped"] += 1
+        is_start = is_start and not text
+        before = len(text)
+        text = newlines.decode(text, final=is_last)
+        counts["newlines_merged"] += before - len(text)
+        if not cleaning.control_characters:
+            text, dropped = CONTROL.subn("", text)
+            counts["control_dropped"] += dropped
+        if cleaning.lower_case or cleaning.normal_form:
+            text = rest + text
+            cut = len(text) if is_last else max(text.rfind(" "), text.rfind("\n"), 0)
+            text, rest = text[:cut], text[cut:]
+            if cleaning.normal_form:
+                text = unicodedata.normalize(cleaning.normal_form, text)
+            if cleaning.lower_case:
+                text = text.lower()
+        counts["kept"] += len(text)
+        yield text
+
+
+def split_ranges(
+    path: Path, sizes: dict[str, int], preparation: Preparation
+) -> dict[str, tuple[int, int]]:
+    """Return the (first byte, end) of each split in the clean text, between two characters."""
+    shared = sizes["train"]
+    val = 0.0 if "val" in sizes else preparation.val_fraction
+    test = 0.0 if "test" in sizes else preparation.test_fraction
+    with path.open("rb") as file:
+        train_end = character_start(file, int(shared * (1 - val - test)))
+        val_end = character_start(file, int(shared * (1 - test)))
+    ranges = {"train": (0, train_end), "val": (train_end, val_end), "test": (val_end, shared)}
+    position = shared
+    for split in ("val", "test"):
+        if split in sizes:
+            ranges[split] = (position, position + sizes[split])
+            position += sizes[split]
+    return ranges
+
+
+def character_start(file: BinaryIO, offset: int) -> int:
+    """Return the first byte from `offset` on that does not continue a UTF-8 character."""
+    file.seek(offset)
+    following = file.read(3)
+    return offset + next((i for i, b in enumerate(following) if b & 0xC0 != 0x80), len(following))
+
+
+def read_lines(path: Path, start: int, end: int, progress: Callable[[int], None]) -> Iterator[str]:
+    """Yield the clean text between two bytes, in pieces of whole lines."""
+    rest = b""
+    with path.open("rb") as file:
+        file.seek(start)
+        while block := file.read(min(BLOCK_BYTES, end - file.tell())):
+            progress(len(block))
+            rest += block
+            cut = rest.rfind(b"\n") + 1
+            if cut == 0 and len(rest) > MAX_LINE_BYTES:
+                cut = len(rest) - next(i for i in (1, 2, 3, 4) if rest[-i] & 0xC0 != 0x80)
+            if cut:
+                yield rest[:cut].decode()
+                rest = rest[cut:]
+    if rest:
+        yield rest.decode()
