@@ -1,6 +1,6 @@
-"""Residual convolutional network for small images.
+"""Convolutional networks: residual over an image, causal and dilated over a text.
 
-Shape letters: B batch, C channels, H height, W width, K classes.
+Shape letters: B batch, C channels, H height, W width, K classes, T time, D width, V vocabulary.
 """
 
 import torch
@@ -77,3 +77,84 @@ class CNN(nn.Module):
         x = self.widen3(x)  # (B, 4 width, H / 4, W / 4)
         x = self.pool(x + self.residual3(x))  # (B, 4 width, side, side)
         return self.head(self.dropout(x).flatten(1))  # (B, K)
+
+
+class CausalConvBlock(nn.Module):
+    """Norm -> dilated convolution over the past -> gate -> linear, added to the input."""
+
+    def __init__(self, width: int, kernel_size: int, dilation: int, dropout: float) -> None:
+        super().__init__()
+        self.reach = (kernel_size - 1) * dilation  # tokens back that the filter sees
+        # Not batch norm: its statistics run over time, so the future would leak in.
+        self.norm = nn.LayerNorm(width)
+        self.conv = nn.Conv1d(width, 2 * width, kernel_size, dilation=dilation)
+        self.out = nn.Linear(width, width)
+        nn.init.zeros_(self.out.weight)  # a block starts as the identity
+        nn.init.zeros_(self.out.bias)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        past = F.pad(self.norm(x), (0, 0, self.reach, 0))  # (B, reach + T, D)
+        y = self.conv(past.transpose(1, 2)).transpose(1, 2)  # (B, T, 2 D)
+        return x + self.dropout(self.out(F.glu(y, dim=2)))  # (B, T, D)
+
+
+class CausalCNN(nn.Module):
+    """Stacked causal convolutions whose dilation doubles, so that the reach grows as 2^depth.
+
+    Source: WaveNet (van den Oord et al. 2016, arXiv:1609.03499) and the temporal convolutional
+    network (Bai et al. 2018, arXiv:1803.01271), gated as by Dauphin et al. 2016 (arXiv:1612.08083).
+
+    Args:
+        vocab_size: V, number of tokens.
+        width: D, features of a token.
+        depth: Number of blocks; block i has dilation 2^i.
+        kernel_size: Taps of each filter, at least 2.
+        dropout: Probability in [0, 1) of zeroing a feature of a block's output.
+
+    Attributes:
+        receptive_field: Tokens that a prediction sees, 1 + (kernel_size - 1) (2^depth - 1).
+
+    Raises:
+        ValueError: If `kernel_size` is below 2.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int = 256,
+        width: int = 128,
+        depth: int = 6,
+        kernel_size: int = 3,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if kernel_size < 2:
+            raise ValueError(
+                f"kernel_size {kernel_size} must be at least 2: the past has to be seen"
+            )
+        self.vocab_size = vocab_size
+        self.receptive_field = 1 + (kernel_size - 1) * (2**depth - 1)
+        self.embedding = nn.Embedding(vocab_size, width)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.Sequential(
+            *(CausalConvBlock(width, kernel_size, 2**i, dropout) for i in range(depth))
+        )
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, vocab_size)
+        nn.init.zeros_(self.head.weight)  # the loss starts at ln V, whatever the input
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return logits (B, T, V) for tokens int64 (B, T)."""
+        x = self.blocks(self.dropout(self.embedding(tokens)))  # (B, T, D)
+        return self.head(self.norm(x))  # (B, T, V)
+
+    def extend(self, tokens: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Read more tokens: return logits (B, T, V) and the state for the next.
+
+        The state holds the last tokens read, int64 (B, up to receptive_field - 1): nothing that
+        lies further back can be seen.
+        """
+        known = tokens if state is None else torch.cat([state, tokens], dim=1)
+        logits = self(known)[:, known.shape[1] - tokens.shape[1] :]
+        return logits, known[:, max(0, known.shape[1] - self.receptive_field + 1) :]
