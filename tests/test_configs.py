@@ -11,7 +11,7 @@ from project.training.run import command
 FILES = sorted(CONFIGS.glob("*.yaml"))
 ONE_BATCH = [
     "--trainer.max_epochs=1",
-    "--trainer.limit_train_batches=1",
+    "--trainer.max_steps=1",
     "--trainer.limit_val_batches=1",
     "--trainer.limit_test_batches=1",
     "--trainer.num_sanity_val_steps=0",

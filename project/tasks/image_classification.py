@@ -16,6 +16,7 @@ from project.training.optimization import (
     SchedulerFactory,
     optimizer_and_schedule,
 )
+from project.training.results import counts_with_intervals
 
 
 class ImageClassification(LightningModule):
@@ -40,7 +41,10 @@ class ImageClassification(LightningModule):
 
     Attributes:
         confusion: Counts int64 (K, K) of the last evaluation, row true class, column predicted.
+        measured: The accuracy with its interval and counts, of the last evaluation.
     """
+
+    unit = "images"  # of the throughput
 
     def __init__(
         self,
@@ -57,6 +61,7 @@ class ImageClassification(LightningModule):
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.label_smoothing = label_smoothing
+        self.measured: dict[str, Any] = {}
 
     def setup(self, stage: str) -> None:
         if (data := getattr(self.trainer, "datamodule", None)) is not None:
@@ -158,3 +163,4 @@ class ImageClassification(LightningModule):
         metrics = {f"{split}/loss": loss_sum / count}
         metrics[f"{split}/accuracy"] = self.confusion.trace() / count
         self.log_dict(metrics, prog_bar=True)
+        self.measured = counts_with_intervals(self.confusion)

@@ -1,6 +1,7 @@
 """Intervals for figures measured on a finite sample."""
 
 import math
+from collections.abc import Sequence
 
 Z_95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
 
@@ -22,3 +23,23 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     low = 0.0 if successes == 0 else (centre - spread) / scale
     high = 1.0 if successes == trials else (centre + spread) / scale
     return low, high
+
+
+def mean_interval(sums: Sequence[float], counts: Sequence[int]) -> tuple[float, float] | None:
+    """Return the 95 % interval of sum(sums) / sum(counts), None for fewer than two groups.
+
+    Groups, such as windows of a text, are drawn and not single counts; neighbours are taken as
+    independent. Normal approximation of the ratio estimator (Cochran 1977, section 6.3).
+
+    Args:
+        sums: Of each group, (n,).
+        counts: Of each group, above 0, (n,).
+    """
+    groups = len(sums)
+    if groups < 2:
+        return None
+    mean = sum(sums) / sum(counts)
+    squares = sum((s - mean * c) ** 2 for s, c in zip(sums, counts, strict=True))
+    mean_count = sum(counts) / groups
+    spread = Z_95 * math.sqrt(squares / (groups * (groups - 1))) / mean_count
+    return mean - spread, mean + spread

@@ -31,27 +31,48 @@ def counts_with_intervals(confusion: Tensor) -> dict[str, Any]:
     }
 
 
+UNITS = {
+    "loss": "nats",
+    "loss_random_windows": "nats (nanoGPT's protocol: 200 random batches)",
+    "bits_per_byte": "bits",
+}
+
+
 def closing_table(record: dict[str, Any], run_directory: Path) -> str:
     """Return what a run came to, in lines of at most 80 columns unless a path is longer."""
     rows = []
     for split, title in (("val", "validation"), ("test", "test")):
-        for name, value in record["metrics"][split].items():
-            if isinstance(value, dict):  # an accuracy from counts
-                low, high = (100 * end for end in value["interval_95"])
-                share = f"{100 * value['value']:7.2f} %   95 % interval {low:.2f} to {high:.2f} %"
-                rows.append((f"{title} {name}", f"{share}   n = {value['count']:,}"))
-            elif isinstance(value, float):
-                unit = " nats" if name == "loss" else ""
-                rows.append((f"{title} {name}", f"{value:9.4f}{unit}"))
+        for name, value in record["metrics"].get(split, {}).items():
+            if isinstance(value, dict | float):
+                rows.append((f"{title} {name}", figure(name, value)))
+    if "test" not in record["metrics"]:
+        rows.append(("test", "none: the data have no test split"))
     training = record.get("training_seconds", 0)
+    speeds = [key for key in record if key.endswith("_per_second")]
     rows += [
         ("parameters", f"{record['parameters']:>9,}"),
         ("time", f"{record['wall_seconds']:9.1f} s, of which training {training:.1f} s"),
-        ("throughput", f"{record.get('images_per_second', 0):>9,.0f} images/s in training"),
+        *(
+            ("throughput", f"{record[key]:>9,.0f} {key.removesuffix('_per_second')}/s in training")
+            for key in speeds
+        ),
         ("best checkpoint", str(run_directory / record["best_checkpoint"])),
         ("run directory", str(run_directory)),
     ]
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {value}" for name, value in rows]
-    title = f"{record['experiment']}: best of {record['epochs']} epochs by {record['chosen_by']}"
+    length = f"{record['epochs']} epochs ({record['steps']:,} steps)"
+    title = f"{record['experiment']}: best of {length} by {record['chosen_by']}"
     return "\n".join([title, "-" * len(title), *lines])
+
+
+def figure(name: str, value: dict[str, Any] | float) -> str:
+    """Return a number with its unit and, where there is one, its interval."""
+    number = value["value"] if isinstance(value, dict) else value
+    is_share = name == "accuracy"
+    text = f"{100 * number:7.2f} %" if is_share else f"{number:9.4f} {UNITS.get(name, '')}".rstrip()
+    if isinstance(value, dict) and value["interval_95"]:
+        scale, digits, unit = (100, 2, " %") if is_share else (1, 4, "")
+        low, high = (f"{scale * end:.{digits}f}" for end in value["interval_95"])
+        text += f"   95 % interval {low} to {high}{unit}   n = {value['count']:,}"
+    return text

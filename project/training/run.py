@@ -22,7 +22,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from project.configuration import ProjectCLI, Selection, class_help, help_of_everything
 from project.messages import UsageError
 from project.training.progress import progress_display
-from project.training.results import closing_table, counts_with_intervals
+from project.training.results import closing_table
 from project.training.run_directory import (
     RunRecord,
     create_run_directory,
@@ -109,7 +109,9 @@ def run(cli: ProjectCLI, arguments: list[str]) -> dict[str, Any]:
     keeper = RunRecord(directory, record)
     try:
         best = best_checkpoint(config.best, directory)
-        trainer = build_trainer(cli.config_init.trainer, config.best, [keeper, best], directory)
+        trainer = build_trainer(
+            cli.config_init.trainer, config.best, [ValidateAtLastStep(), keeper, best], directory
+        )
     except Exception as error:  # such as a GPU that is not there: nothing has been run
         if process_rank() == 0:
             shutil.rmtree(directory)
@@ -122,11 +124,17 @@ def run(cli: ProjectCLI, arguments: list[str]) -> dict[str, Any]:
         for logger in trainer.loggers[1:]:  # config.yaml has it beside the CSV
             logger.log_hyperparams(config.as_dict())
         trainer.fit(cli.model, cli.datamodule)
-        epochs = trainer.current_epoch
+        epochs, steps = trainer.current_epoch, trainer.global_step
+        if not best.best_model_path:
+            raise UsageError(
+                f"{steps} steps were taken without a validation, so nothing was chosen to be "
+                f"tested; set --trainer.val_check_interval {steps} or less"
+            )
         metrics = measure_best(trainer, cli.model, cli.datamodule, Path(best.best_model_path))
         keeper.update(
             status="finished",
             epochs=epochs,
+            steps=steps,
             chosen_by=best.monitor,
             best_checkpoint=f"checkpoints/{Path(best.best_model_path).name}",
             metrics=metrics,
@@ -146,7 +154,8 @@ def try_a_few_batches(cli: ProjectCLI) -> None:
     """Do what `fast_dev_run` asks: train, validate and test a few batches, and keep nothing."""
     trainer = Trainer(**cli.config_init.trainer)
     trainer.fit(cli.model, cli.datamodule)
-    trainer.test(cli.model, cli.datamodule)
+    if has_test_split(cli.datamodule):
+        trainer.test(cli.model, cli.datamodule)
 
 
 def announce(
@@ -163,6 +172,14 @@ def announce(
     device = trainer.strategy.root_device.type
     processes = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
     print(f"\n{processes}{device}, {trainer.precision}; run directory {directory}", flush=True)
+
+
+class ValidateAtLastStep(Callback):
+    """Makes the step that `max_steps` ends with a validation, wherever in an epoch it falls."""
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == trainer.max_steps:
+            trainer.should_stop = True  # Lightning validates before an early stop
 
 
 def best_checkpoint(best: Selection, directory: Path) -> ModelCheckpoint:
@@ -205,7 +222,10 @@ def build_trainer(
 def measure_best(
     trainer: Trainer, task: LightningModule, data: LightningDataModule, checkpoint: Path
 ) -> dict[str, Any]:
-    """Return {"val": ..., "test": ...}: what the best checkpoint measures on both splits."""
+    """Return {"val": ..., "test": ...}: what the best checkpoint measures on the splits there are.
+
+    Figures that the task gives with an interval, in `measured`, stand for those it logged.
+    """
     # Weight averaging would replace the weights of the best checkpoint by the last average.
     trainer.callbacks = [  # type: ignore[attr-defined]
         c
@@ -214,7 +234,8 @@ def measure_best(
     ]
     loggers = trainer.loggers
     metrics = {}
-    for split, evaluate in (("val", trainer.validate), ("test", trainer.test)):
+    splits = [("val", trainer.validate), ("test", trainer.test)]
+    for split, evaluate in splits[: None if has_test_split(data) else 1]:
         trainer.loggers = loggers if split == "test" else []  # validation is in the curves already
         logged = evaluate(
             task, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False
@@ -222,12 +243,13 @@ def measure_best(
         found: dict[str, Any] = {}
         for name, value in (item for part in logged for item in part.items()):
             found[name.removeprefix(f"{split}/")] = value
-        if (confusion := getattr(task, "confusion", None)) is not None:
-            found = counts_with_intervals(confusion) | {
-                name: value for name, value in found.items() if name != "accuracy"
-            }
-        metrics[split] = found
+        metrics[split] = found | getattr(task, "measured", {})
     return metrics
+
+
+def has_test_split(data: LightningDataModule) -> bool:
+    """Return False for data that say which splits they have and name no test."""
+    return "test" in getattr(data, "splits", ("test",))
 
 
 def quieten_lightning() -> None:

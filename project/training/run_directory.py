@@ -123,20 +123,23 @@ def write_patch(directory: Path) -> None:
 class RunRecord(Callback):
     """Keeps `run.json` true while the run goes on, and measures the training throughput.
 
-    `training_seconds` and `images_per_second` leave out validation, checkpoints and the set-up;
-    `wall_seconds` counts from the creation of the run to the last update.
+    `training_seconds` and `images_per_second` (or `tokens_per_second`, by the task's `unit`) leave
+    out validation, checkpoints and the set-up; `wall_seconds` counts from the creation of the run
+    to the last update.
     """
 
     def __init__(self, directory: Path, record: dict[str, Any]) -> None:
         self.path = directory / "run.json"
         self.record = record
         self.started = time.perf_counter()
-        self.samples = 0
+        self.unit = "images"
+        self.units = 0  # trained on, over all processes
         self.training_seconds = 0.0
         self.running_since: float | None = None  # while training steps are being taken
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         network = getattr(pl_module, "network", pl_module)
+        self.unit = getattr(pl_module, "unit", "images")
         self.record["parameters"] = sum(p.numel() for p in network.parameters())
         device = trainer.strategy.root_device
         if device.type == "cuda":
@@ -160,7 +163,8 @@ class RunRecord(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if isinstance(batch, tuple | list) and isinstance(batch[0], torch.Tensor):
-            self.samples += len(batch[0]) * trainer.world_size
+            here = batch[0].numel() if self.unit == "tokens" else len(batch[0])
+            self.units += here * trainer.world_size
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.pause()
@@ -187,7 +191,8 @@ class RunRecord(Callback):
         self.record["wall_seconds"] = round(time.perf_counter() - self.started, 2)
         if self.training_seconds:
             self.record["training_seconds"] = round(self.training_seconds, 2)
-            self.record["images_per_second"] = round(self.samples / self.training_seconds, 1)
+            speed = round(self.units / self.training_seconds, 1)
+            self.record[f"{self.unit}_per_second"] = speed
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text(json.dumps(finite(self.record), indent=2, allow_nan=False) + "\n")
         temporary.replace(self.path)

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 
 from project.training import run_directory
 from project.training.intervals import wilson_interval
-from project.training.progress import EpochLines, progress_display
+from project.training.progress import ValidationLines, progress_display
 from project.training.run_directory import create_run_directory, write_patch
 
 
@@ -96,7 +96,7 @@ def test_no_trials_give_no_interval() -> None:
 
 def test_display_suits_where_output_goes(monkeypatch) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: False, raising=False)
-    assert isinstance(progress_display(), EpochLines)
+    assert isinstance(progress_display(), ValidationLines)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     assert isinstance(progress_display(), RichProgressBar)
     monkeypatch.setitem(__import__("sys").modules, "ipykernel", object())
