@@ -1,0 +1,129 @@
+"""Write text with a trained language model."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+DESCRIPTION = """\
+Continue a prompt with the language model of a run, from its checkpoint alone. The first
+sample appears as it is written; further ones follow it.
+
+examples:
+  python -m project.generate runs/<run> --prompt "The "
+  python -m project.generate runs/<run> --num_samples 3 --temperature 1.0 --top_p 0.9
+  python -m project.generate runs/<run>/checkpoints/last.ckpt --temperature 0
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return 0, or 2 when what was asked for is not possible."""
+    options = parser().parse_args(arguments)
+    from project.messages import UsageError
+
+    try:
+        write(options)
+    except (UsageError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print()
+        return 130
+    except BrokenPipeError:  # the reader, such as `head`, has had enough
+        sys.stderr.close()
+        return 141
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    form = argparse.ArgumentParser(
+        prog="python -m project.generate",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    form.add_argument("run", type=Path, help="a run directory (its best checkpoint) or a .ckpt")
+    form.add_argument("--prompt", default="\n", help="what to continue; a newline by default")
+    form.add_argument("--max_tokens", type=int, default=200, help="to write; 200 by default")
+    form.add_argument(
+        "--temperature", type=float, default=0.8, help="0 takes the likeliest token; 0.8 by default"
+    )
+    form.add_argument("--top_k", type=int, help="draw from this many of the likeliest tokens")
+    form.add_argument("--top_p", type=float, help="draw from the likeliest with this probability")
+    form.add_argument("--num_samples", type=int, default=1, help="1 by default")
+    form.add_argument("--seed", type=int, default=0, help="0 by default: the same text every time")
+    form.add_argument("--device", default="cpu", help="cpu (default), cuda, mps")
+    return form
+
+
+def write(options: argparse.Namespace) -> None:
+    """Load, generate and print; sample i does not depend on how many are asked for."""
+    import torch
+
+    from project.data.tokenization import stream_text
+    from project.messages import UsageError
+    from project.tasks.sampling import generate
+
+    if options.num_samples < 1 or options.max_tokens < 1:
+        raise UsageError("--num_samples and --max_tokens must be at least 1")
+    task, tokenizer = language_model(options.run)
+    if unknown := tokenizer.unknown(options.prompt):
+        raise UsageError(
+            f"the prompt has {unknown!r}, which is not among the {len(tokenizer.vocabulary) - 1} "
+            f"characters that this model was trained on; leave it out, or train with "
+            "--data.tokenizer ByteTokenizer"
+        )
+    prompt = torch.from_numpy(tokenizer.encode(options.prompt).astype("int64"))
+    device = torch.device(options.device)
+    steps = generate(
+        task.network.eval().to(device),
+        prompt.repeat(options.num_samples, 1).to(device),
+        options.max_tokens,
+        options.temperature,
+        options.top_k,
+        options.top_p,
+        options.seed,
+        len(tokenizer.vocabulary),
+    )
+    written: list[torch.Tensor] = []  # each (num_samples,)
+
+    def first_sample() -> Any:
+        for step in steps:
+            written.append(step)
+            yield int(step[0])
+
+    print(options.prompt, end="", flush=True)
+    for piece in stream_text(tokenizer, first_sample()):
+        print(piece, end="", flush=True)
+    print()
+    for sample in torch.stack(written, dim=1)[1:].tolist():  # (num_samples, max_tokens)
+        print("-" * 20)
+        print(options.prompt + "".join(stream_text(tokenizer, sample)), flush=True)
+
+
+def language_model(run: Path) -> tuple[Any, Any]:
+    """Return the task and the fitted tokenizer in the checkpoint of a run.
+
+    Raises:
+        UsageError: If there is no checkpoint, or it is not one of a language model.
+    """
+    from project.messages import UsageError
+    from project.tasks.language_modeling import LanguageModeling
+    from project.training.checkpoint import checkpoint_of, load
+    from project.training.run import quieten_lightning
+
+    path = checkpoint_of(run)
+    checkpoint = load(path)
+    if "tokenizer_state" not in checkpoint.get("TextData", {}):
+        name = checkpoint.get("hyper_parameters", {}).get("_class_path", "another task")
+        raise UsageError(f"{str(path)!r} is of {name} and not of a language model: it has no text")
+    from project.data.text import TextData
+
+    quieten_lightning()
+    task = LanguageModeling.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    data = TextData.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    return task, data.tokenizer
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,282 @@
+"""Language modelling: how any network that returns logits is trained on text and measured.
+
+Shape letters: B batch, T time, V vocabulary, n windows of an evaluation.
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor, nn
+
+from project.data.loader import IGNORED
+from project.data.text import TokenBatch
+from project.data.tokenization import stream_text
+from project.tasks.sampling import generate
+from project.training.intervals import mean_interval
+from project.training.optimization import (
+    OptimizerFactory,
+    SchedulerFactory,
+    optimizer_and_schedule,
+)
+
+RANDOM_BATCHES = 200  # of nanoGPT's protocol (`eval_iters`)
+PROMPT_TOKENS = 16  # of the validation text, where no prompt is given
+
+
+class LanguageModeling(LightningModule):
+    """Fit a network to text: predict each token from those before it, by cross-entropy.
+
+    A batch is a `TokenBatch`. Where it continues the one before, a network with a method `extend`
+    and no end to its context (no attribute `context_length`) goes on from the state that it
+    ended with, through which no gradient flows.
+
+    Logs:
+        train/loss: Of the batch, nats per token; every `log_every_n_steps`.
+        train/learning_rate: Of the first parameter group, beside it.
+        {val,test}/loss: Negative log-likelihood, nats per token, over every token of the split.
+        {val,test}/perplexity: exp of that.
+        {val,test}/bits_per_byte: The same in bits, over the bytes that the tokens stand for: does
+            not depend on the tokenizer. Left out where the data do not say the bytes.
+        val/loss_random_windows: nats per token of 200 batches of windows that begin anywhere:
+            nanoGPT's protocol, to compare with its figures. In `Trainer.validate` alone.
+        samples.txt: Text written by the network at each validation, in the directory of the CSV,
+            and in TensorBoard and W&B as `val/sample`.
+
+    Args:
+        network: Maps tokens int64 (B, T) to logits (B, T, V).
+        optimizer: Any torch optimizer, or `MuonAdamW`; by default AdamW with torch's numbers.
+        scheduler: Any torch scheduler, counted in optimizer steps, or `WarmupDecay`.
+        sample_prompt: Beginning of each sample; by default that of the validation text.
+        sample_tokens: Length of each sample; 0 for none.
+
+    Attributes:
+        measured: {"loss": value, 95 % interval over windows, and counts} of the last evaluation.
+    """
+
+    unit = "tokens"  # of the throughput
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: OptimizerFactory | None = None,
+        scheduler: SchedulerFactory | None = None,
+        sample_prompt: str | None = None,
+        sample_tokens: int = 200,
+    ) -> None:
+        super().__init__()
+        # Keeps the class path of `network`, so that a checkpoint reloads without arguments. Do
+        # not ignore it, whatever Lightning's hint says: that breaks the reload.
+        self.save_hyperparameters(logger=False)
+        self.network = network
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.sample_prompt = sample_prompt
+        self.sample_tokens = sample_tokens
+        self.tokens_expected = 0  # of the first batch since the last optimizer step
+        self.measured: dict[str, Any] = {}
+
+    def setup(self, stage: str) -> None:
+        if (data := getattr(self.trainer, "datamodule", None)) is not None:
+            self.check_data(data)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.network(tokens)
+
+    def on_train_epoch_start(self) -> None:
+        self.train_state: Any = None
+        self.start_accumulation()
+
+    def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
+        _, targets, continues = batch
+        logits, self.train_state = self.read(batch, self.train_state if continues else None)
+        loss_sum = token_losses(logits, targets).sum()
+        count = (targets != IGNORED).sum()
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (self.global_step + 1) % every == 0:
+            self.log("train/loss", loss_sum.detach() / count, prog_bar=True)
+            self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+        self.accumulated_tokens += count
+        if self.tokens_expected == 0:
+            self.tokens_expected = targets.numel()
+        return loss_sum / self.tokens_expected  # made a mean in `on_before_optimizer_step`
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Turn the gradient into that of the mean over all tokens since the last step.
+
+        Lightning averages over batches and processes. Where those have unequal numbers of
+        tokens, or the last accumulation of an epoch is a short one, that is another mean.
+        """
+        steps = self.trainer.accumulate_grad_batches
+        tokens = self.trainer.strategy.reduce(self.accumulated_tokens, reduce_op="sum")
+        scale = self.tokens_expected * steps * self.trainer.world_size / tokens.clamp(min=1)
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        torch._foreach_mul_(gradients, scale)
+        self.start_accumulation()
+
+    def on_validation_epoch_start(self) -> None:
+        self.start_evaluation()
+
+    def validation_step(self, batch: TokenBatch, batch_idx: int) -> None:
+        self.evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self.finish_evaluation("val")
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if self.trainer.state.fn == TrainerFn.VALIDATING and hasattr(data, "random_windows"):
+            self.log("val/loss_random_windows", self.loss_of(data.random_windows))
+        elif self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+            self.log_sample(data)
+
+    def on_test_epoch_start(self) -> None:
+        self.start_evaluation()
+
+    def test_step(self, batch: TokenBatch, batch_idx: int) -> None:
+        self.evaluate(batch)
+
+    def on_test_epoch_end(self) -> None:
+        self.finish_evaluation("test")
+
+    def predict_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
+        """Return the negative log-likelihood of each target, nats, (B, T)."""
+        logits, _ = self.read(batch, None)
+        return token_losses(logits, batch.targets)
+
+    def configure_optimizers(self) -> Any:
+        return optimizer_and_schedule(self.network, self.optimizer, self.scheduler, self.trainer)
+
+    def check_data(self, data: Any) -> None:
+        """Stop before training when the network was built for other tokens or shorter windows.
+
+        Compares `vocab_size` and `context_length` where both sides have them; a larger network
+        is good, and some of its logits are never right.
+
+        Raises:
+            ValueError: With every value, what the data have, and the flags to set.
+        """
+        short = {}
+        for name in ("vocab_size", "context_length"):
+            has, needs = getattr(self.network, name, None), getattr(data, name, None)
+            if has is not None and needs is not None and has < needs:
+                short[name] = (has, needs)
+        if short:
+            built = ", ".join(f"{name} {has}" for name, (has, _) in short.items())
+            needed = ", ".join(f"{name} {needs}" for name, (_, needs) in short.items())
+            flags = " ".join(
+                f"--model.network.{name} {needs}" for name, (_, needs) in short.items()
+            )
+            raise ValueError(
+                f"{type(self.network).__name__} was built for {built}, but the data have {needed}; "
+                f"set {flags}"
+            )
+
+    def read(self, batch: TokenBatch, state: Any) -> tuple[Tensor, Any]:
+        """Return logits (B, T, V) and the detached state after them, None for windows."""
+        if not hasattr(self.network, "extend") or hasattr(self.network, "context_length"):
+            return self(batch.inputs), None
+        logits, state = self.network.extend(batch.inputs, state)  # type: ignore[operator]
+        return logits, apply_to_collection(state, Tensor, Tensor.detach)
+
+    def start_accumulation(self) -> None:
+        self.accumulated_tokens = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.tokens_expected = 0
+
+    def start_evaluation(self) -> None:
+        self.evaluation_state: Any = None
+        self.window_losses: list[Tensor] = []  # sums over the targets of each window, (B,)
+        self.window_tokens: list[Tensor] = []
+        self.num_bytes = torch.zeros((), dtype=torch.int64, device=self.device)
+        data = getattr(self.trainer, "datamodule", None)
+        token_bytes = getattr(data, "token_bytes", None)
+        self.token_bytes = None if token_bytes is None else token_bytes.to(self.device)
+
+    def evaluate(self, batch: TokenBatch) -> None:
+        """Count one batch; targets of -100 are left out."""
+        state = self.evaluation_state if batch.continues else None
+        logits, self.evaluation_state = self.read(batch, state)
+        counted = batch.targets != IGNORED  # (B, T)
+        self.window_losses.append(token_losses(logits, batch.targets).sum(dim=1))
+        self.window_tokens.append(counted.sum(dim=1))
+        if self.token_bytes is not None:
+            self.num_bytes += self.token_bytes[batch.targets[counted]].sum()
+
+    def finish_evaluation(self, split: str) -> None:
+        """Add up over the processes and log under `split`."""
+        losses, tokens = (
+            self.all_gather(torch.cat(parts)).flatten().cpu().double()  # type: ignore[union-attr]
+            for parts in (self.window_losses, self.window_tokens)
+        )  # each (n,)
+        num_bytes = self.trainer.strategy.reduce(self.num_bytes, reduce_op="sum")
+        losses, tokens = losses[tokens > 0], tokens[tokens > 0]
+        loss = (losses.sum() / tokens.sum()).item()
+        metrics = {f"{split}/loss": loss, f"{split}/perplexity": math.exp(min(loss, 700.0))}
+        if num_bytes > 0:
+            metrics[f"{split}/bits_per_byte"] = losses.sum().item() / math.log(2) / num_bytes.item()
+        self.log(f"{split}/loss", metrics.pop(f"{split}/loss"), prog_bar=True)
+        self.log_dict(metrics)
+        interval = mean_interval(losses.tolist(), tokens.long().tolist())
+        self.measured = {
+            "loss": {
+                "value": loss,
+                "interval_95": interval,
+                "count": int(tokens.sum()),
+                "windows": len(tokens),
+            }
+        }
+
+    def loss_of(self, batches: Callable[[str, int], Any]) -> float:
+        """Return the mean loss over the random windows of nanoGPT's protocol, nats per token."""
+        loss_sum, count = 0.0, 0
+        for batch in batches("val", RANDOM_BATCHES):
+            batch = self.transfer_batch_to_device(batch, self.device, 0)
+            with self.trainer.precision_plugin.val_step_context():
+                logits, _ = self.read(batch, None)
+            loss_sum += token_losses(logits, batch.targets).sum().item()
+            count += batch.targets.numel()
+        return loss_sum / count
+
+    def log_sample(self, data: Any) -> None:
+        """Write a sample into `samples.txt` and the dashboards."""
+        tokenizer = getattr(data, "tokenizer", None)
+        if tokenizer is None or self.sample_tokens == 0 or not self.trainer.is_global_zero:
+            return
+        prompt = data.splits["val"][:PROMPT_TOKENS].tolist()
+        if self.sample_prompt is not None:
+            prompt = tokenizer.encode(self.sample_prompt).tolist()
+        tokens = generate(
+            self.network,
+            torch.tensor([prompt], device=self.device),
+            self.sample_tokens,
+            seed=self.global_step,
+            vocab_size=len(tokenizer.vocabulary),
+        )
+        written = "".join(stream_text(tokenizer, (int(token) for token in tokens)))
+        text = f"{tokenizer.decode(prompt)}|{written}"  # the network goes on where the bar is
+        for logger in self.trainer.loggers:
+            if isinstance(logger, CSVLogger):
+                with Path(logger.log_dir, "samples.txt").open("a", encoding="utf-8") as file:
+                    file.write(f"--- step {self.global_step}\n{text}\n")
+            elif isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_text("val/sample", f"```\n{text}\n```", self.global_step)
+            elif isinstance(logger, WandbLogger):
+                logger.log_text("val/sample", ["step", "text"], [[str(self.global_step), text]])
+
+
+def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the negative log-likelihood of each target, nats, float32 (B, T); 0 where ignored.
+
+    Args:
+        logits: Float (B, T, V).
+        targets: int64 (B, T).
+    """
+    losses = F.cross_entropy(
+        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none"
+    )
+    return losses.view(targets.shape)
