@@ -1,0 +1,343 @@
+"""Preparing a text: what is kept, where it is split, and what happens when something is wrong."""
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from project.data import token_files
+from project.data.corpora import PythonDocs, TextCorpus, TinyShakespeare
+from project.data.token_files import Cleaning, Preparation, TokenFile, clean, prepare
+from project.data.tokenization import BPETokenizer, ByteTokenizer, CharTokenizer, Tokenizer
+
+TEXT = "".join(f"line {i} of a text, {'abcdefghij'[i % 10] * 3}\n" for i in range(200))
+
+
+def preparation(path: Path, tokenizer: Tokenizer | None = None, **options) -> Preparation:
+    return Preparation(
+        TextCorpus(str(path), encoding=options.pop("encoding", "utf-8")),
+        tokenizer or ByteTokenizer(),
+        Cleaning(**options.pop("cleaning", {})),
+        options.pop("val_fraction", 0.1),
+        options.pop("test_fraction", 0.1),
+    )
+
+
+def prepared(path: Path, *arguments, **options) -> TokenFile:
+    return prepare(preparation(path, *arguments, **options), path.parent, path.parent / "cache")
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_bytes(TEXT.encode())
+    return path
+
+
+def kept_in(cache: Path) -> list[str]:
+    return sorted(path.name for path in cache.iterdir()) if cache.exists() else []
+
+
+# Cleaning
+
+
+def cleaned(text: str, block_size: int, cleaning: Cleaning) -> tuple[str, dict[str, int]]:
+    counts = {"read": 0, "kept": 0, "newlines_merged": 0, "control_dropped": 0, "marks_dropped": 0}
+    blocks = [(text[i : i + block_size], False) for i in range(0, len(text), block_size)]
+    return "".join(clean([*blocks, ("", True)], cleaning, counts)), counts
+
+
+@settings(deadline=None)
+@given(
+    text=st.text(st.sampled_from("ab \n\r\t\x00\x85\ufeff\u0301e\u00c9\u1e9b\u0323\u03a3")),
+    block_size=st.integers(1, 5),
+    lower_case=st.booleans(),
+    normal_form=st.sampled_from([None, "NFC", "NFD", "NFKC"]),
+)
+@example(text="a\r\nb\r\rc\r", block_size=2, lower_case=False, normal_form=None)
+@example(text="x e\u0301 \u03a3\u03a3 y", block_size=1, lower_case=True, normal_form="NFC")
+def test_cleaning_does_not_depend_on_the_blocks(text, block_size, lower_case, normal_form) -> None:
+    cleaning = Cleaning(lower_case=lower_case, normal_form=normal_form)
+    result, counts = cleaned(text, block_size, cleaning)
+    assert (result, counts) == cleaned(text, 1000, cleaning)
+    expected = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    expected = re.sub("[\x00\x85]", "", expected)
+    expected = unicodedata.normalize(normal_form, expected) if normal_form else expected
+    assert result == (expected.lower() if lower_case else expected)
+    assert counts["read"] == len(text)
+    assert counts["kept"] == len(result)
+    if not (lower_case or normal_form):
+        dropped = counts["newlines_merged"] + counts["control_dropped"] + counts["marks_dropped"]
+        assert counts["kept"] + dropped == counts["read"]
+
+
+def test_control_characters_can_be_kept() -> None:
+    assert cleaned("a\x00\x85\tb", 10, Cleaning(control_characters=True))[0] == "a\x00\x85\tb"
+
+
+# Splits
+
+
+def test_splits_follow_one_another_and_hold_the_whole_text(text) -> None:
+    file = prepared(text)
+    parts = [bytes(file.tokens(split)).decode() for split in ("train", "val", "test")]
+    assert "".join(parts) == TEXT
+    shares = [len(part) / len(TEXT) for part in parts]
+    assert shares == pytest.approx([0.8, 0.1, 0.1], abs=1 / len(TEXT))
+
+
+def test_vocabulary_is_learnt_from_the_training_text_alone(tmp_path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("ab" * 400 + "XYZ" * 34)
+    characters, pairs = CharTokenizer(), BPETokenizer(300)
+    file = prepared(path, characters)
+    assert characters.characters == "ab"
+    assert set(file.tokens("train").tolist()) == {1, 2}
+    assert 0 in file.tokens("test")
+    prepared(path, pairs)
+    assert b"ab" in pairs.vocabulary
+    assert not [token for token in pairs.vocabulary if len(token) > 1 and b"X" in token]
+
+
+@pytest.mark.parametrize("val_fraction", [0.1, 0.11, 0.12, 0.13])
+def test_no_character_is_cut_by_a_split(tmp_path, val_fraction) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("\U0001f600\u4f60" * 50, encoding="utf-8")
+    file = prepared(path, val_fraction=val_fraction)
+    parts = [bytes(file.tokens(split)).decode() for split in ("train", "val", "test")]
+    assert "".join(parts) == "\U0001f600\u4f60" * 50
+
+
+def test_validation_and_test_may_be_files_of_their_own(text) -> None:
+    for name in ("val", "test"):
+        text.with_name(f"{name}.txt").write_text(f"this is the {name} text")
+    corpus = TextCorpus(str(text), str(text.with_name("val.txt")), str(text.with_name("test.txt")))
+    file = prepare(
+        Preparation(corpus, ByteTokenizer(), Cleaning(), 0.1, 0.1), text.parent, text.parent / "c"
+    )
+    assert bytes(file.tokens("train")).decode() == TEXT
+    assert bytes(file.tokens("val")).decode() == "this is the val text"
+    assert bytes(file.tokens("test")).decode() == "this is the test text"
+
+
+def test_a_folder_is_read_in_the_order_of_names(tmp_path) -> None:
+    folder = tmp_path / "texts"
+    for name, content in (("b", "second "), ("a", "first "), ("sub/c", "third ")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.txt").write_text(content)
+    (folder / "d.md").write_text("not a text")
+    file = prepared(folder, val_fraction=0.0, test_fraction=0.0)
+    assert bytes(file.tokens("train")).decode() == "first second third "
+
+
+# Tokens on disk
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "dtype"),
+    [(ByteTokenizer(), "uint8"), (BPETokenizer(257), "uint16"), (CharTokenizer(), "uint32")],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_tokens_take_the_smallest_type(tmp_path, tokenizer, dtype) -> None:
+    path = tmp_path / "text.txt"
+    points = (*range(0xA0, 0xD800), *range(0x10000, 0x14000))  # 71,520 characters
+    path.write_text("ab ab ab\n" + "".join(map(chr, points)), encoding="utf-8", newline="")
+    file = prepared(path, tokenizer, val_fraction=0.0, test_fraction=0.0)
+    tokens = file.tokens("train")
+    assert isinstance(tokens, np.memmap)
+    assert tokens.dtype == dtype
+    assert tokenizer.decode(tokens.tolist()) == path.read_text(encoding="utf-8")
+    assert file.info["occurrences"][int(tokens[0])] >= 3
+
+
+def test_tokens_are_made_once_while_text_and_options_agree(text) -> None:
+    assert not prepared(text).was_cached
+    assert prepared(text).was_cached
+    moved = text.rename(text.with_name("renamed.txt"))
+    assert prepared(moved).was_cached
+    for changed in (
+        preparation(moved, CharTokenizer()),
+        preparation(moved, BPETokenizer(300)),
+        preparation(moved, BPETokenizer(301)),
+        preparation(moved, val_fraction=0.2),
+        preparation(moved, test_fraction=0.2),
+        preparation(moved, cleaning={"lower_case": True}),
+        preparation(moved, encoding="latin-1"),
+    ):
+        assert not prepare(changed, moved.parent, moved.parent / "cache").was_cached
+    moved.write_text(TEXT + "!")
+    assert not prepared(moved).was_cached
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed", "no sidecar", "no tokens", "not JSON"])
+def test_a_damaged_cache_is_told_and_made_again(text, damage) -> None:
+    file = prepared(text)
+    whole = bytes(file.tokens("train"))
+    tokens, sidecar = file.folder / "tokens.bin", file.folder / "tokens.json"
+    content = tokens.read_bytes()
+    if damage == "truncated":
+        tokens.write_bytes(content[:-3])
+    elif damage == "changed":
+        tokens.write_bytes(b"#" + content[1:])
+    elif damage == "not JSON":
+        sidecar.write_text(sidecar.read_text()[:50])
+    else:
+        (sidecar if damage == "no sidecar" else tokens).unlink()
+    with pytest.warns(UserWarning, match="is damaged .* it is made again"):
+        again = prepared(text)
+    assert not again.was_cached
+    assert bytes(again.tokens("train")) == whole
+    assert prepared(text).was_cached
+
+
+def test_a_failure_half_way_leaves_nothing(text, monkeypatch) -> None:
+    def fail(self, text):
+        raise RuntimeError("half way")
+
+    monkeypatch.setattr(ByteTokenizer, "encode", fail)
+    with pytest.raises(RuntimeError, match="half way"):
+        prepared(text)
+    assert kept_in(text.parent / "cache") == []
+
+
+def test_a_disk_that_fills_up_is_one_message_and_leaves_nothing(text) -> None:
+    resource = pytest.importorskip("resource", reason="limits of file size are POSIX's")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match=r"cannot be written below .* make room there") as raised:
+            prepared(text)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "--data.cache_dir" in str(raised.value)
+    assert kept_in(text.parent / "cache") == []
+    assert text.read_text() == TEXT
+
+
+def test_two_processes_at_once_both_have_the_tokens(text) -> None:
+    program = (
+        "from tests.data.test_token_files import prepared; from pathlib import Path; import sys;"
+        "print(len(prepared(Path(sys.argv[1])).tokens('train')))"
+    )
+    root = Path(token_files.__file__).parents[2]
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(text)], cwd=root, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    lengths = [int(process.communicate()[0]) for process in running]
+    assert lengths[0] == lengths[1] == pytest.approx(0.8 * len(TEXT), abs=1)
+    assert len(kept_in(text.parent / "cache")) == 1
+
+
+# Bad text
+
+
+def refusal(path: Path, **options) -> str:
+    with pytest.raises(ValueError) as raised:  # noqa: PT011 - the message is looked at
+        prepared(path, **options)
+    assert kept_in(path.parent / "cache") == []
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00\x01", b"\xef\xbb\xbf"])
+def test_an_empty_text_is_refused(tmp_path, content) -> None:
+    path = tmp_path / "empty.txt"
+    path.write_bytes(content)
+    assert "empty.txt' is empty" in refusal(path)
+
+
+@pytest.mark.parametrize("before", [0, 10, (1 << 20) - 1, (1 << 20) + 5])
+def test_bytes_that_are_not_utf8_are_named_with_their_offset(tmp_path, before) -> None:
+    path = tmp_path / "old.txt"
+    path.write_bytes(b"a" * before + "caf\u00e9 au lait".encode("cp1252"))
+    message = refusal(path)
+    assert f"byte 0xe9 at offset {before + 3:,}" in message
+    assert "--data.corpus.encoding cp1252" in message
+    file = prepared(path, encoding="cp1252", val_fraction=0.0, test_fraction=0.0)
+    assert bytes(file.tokens("train")).decode().endswith("caf\u00e9 au lait")
+
+
+def test_a_character_cut_off_at_the_end_is_named(tmp_path) -> None:
+    path = tmp_path / "cut.txt"
+    path.write_bytes(b"abc" + "\u4f60".encode()[:2])
+    assert "byte 0xe4 at offset 3" in refusal(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1", "utf-8-sig", "shift_jis"])
+def test_other_encodings_are_read(tmp_path, encoding) -> None:
+    path = tmp_path / "text.txt"
+    content = "h\u00e9llo\n" if encoding != "shift_jis" else "\u65e5\u672c\n"
+    path.write_bytes((content * 50).encode(encoding))
+    file = prepared(path, encoding=encoding, val_fraction=0.0, test_fraction=0.0)
+    assert bytes(file.tokens("train")).decode() == content * 50
+
+
+def test_an_unknown_encoding_and_missing_files_are_refused(tmp_path, text) -> None:
+    assert "there is no encoding 'utf-9'" in refusal(text, encoding="utf-9")
+    assert "is not there" in refusal(tmp_path / "nothing.txt")
+    (tmp_path / "folder").mkdir()
+    assert "without any .txt file" in refusal(tmp_path / "folder")
+
+
+def test_a_damaged_tinyshakespeare_is_refused(tmp_path) -> None:
+    path = tmp_path / "tinyshakespeare" / "input.txt"
+    path.parent.mkdir()
+    path.write_text("First Citizen:")
+    with pytest.raises(ValueError, match="is damaged: 14 bytes"):
+        TinyShakespeare().documents(tmp_path)
+
+
+# The embedded text
+
+
+def test_python_docs_are_half_a_megabyte_of_english() -> None:
+    (document,) = PythonDocs().documents(Path("unused"))["train"]
+    content = document.open().read().decode()
+    assert len(content) > 400_000
+    assert content.count(" the ") > 3_000
+    assert document.sha256() == PythonDocs().documents(Path("unused"))["train"][0].sha256()
+
+
+# Size
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_text(tmp_path) -> None:
+    pytest.importorskip("resource", reason="memory is read from POSIX's getrusage")
+    program = (
+        "import resource, sys; from pathlib import Path\n"
+        "from tests.data.test_token_files import prepared\n"
+        "prepared(Path(sys.argv[1]))\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    root = Path(token_files.__file__).parents[2]
+    peaks = []
+    for megabytes in (1, 200):
+        path = tmp_path / f"{megabytes}.txt"
+        with path.open("w") as file:
+            for _ in range(megabytes):
+                file.write(TEXT * (1_000_000 // len(TEXT)))
+        command = [sys.executable, "-c", program, str(path)]
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout) / 1024)
+    assert peaks[1] - peaks[0] < 100
+
+
+def test_sidecar_says_what_was_done(text) -> None:
+    file = prepared(text, CharTokenizer())
+    info = json.loads((file.folder / "tokens.json").read_text())
+    assert sum(info["tokens"].values()) == len(TEXT)
+    assert info["characters"]["read"] == info["characters"]["kept"] == len(TEXT)
+    assert sum(info["occurrences"]) == info["tokens"]["train"]
+    assert info["made_from"]["cleaning"] == dataclasses.asdict(Cleaning())
+    assert len(info["sha256"]["tokens"]) == 64
