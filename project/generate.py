@@ -74,9 +74,14 @@ def write(options: argparse.Namespace) -> None:
             "--data.tokenizer ByteTokenizer"
         )
     prompt = torch.from_numpy(tokenizer.encode(options.prompt).astype("int64"))
-    device = torch.device(options.device)
+    try:
+        device = torch.device(options.device)
+        network = task.network.eval().to(device)
+    except (RuntimeError, AssertionError) as error:  # torch built without it, or no such name
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"--device {options.device} cannot be used: {reason}") from error
     steps = generate(
-        task.network.eval().to(device),
+        network,
         prompt.repeat(options.num_samples, 1).to(device),
         options.max_tokens,
         options.temperature,

@@ -37,7 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
         token_file = prepare(preparation, root, cache)
         seconds = time.perf_counter() - started
     except (ValueError, OSError) as error:
-        message = str(error).replace("--data.corpus.", "--").replace("--data.", "--")
+        message = str(error).replace(" (--data.corpus.path)", "")
+        message = message.replace("--data.corpus.", "--").replace("--data.", "--")
         print(f"error: {message}", file=sys.stderr)
         return 2
     preparation.tokenizer.load_state_dict(token_file.info["tokenizer"])

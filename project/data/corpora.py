@@ -149,8 +149,8 @@ def text_files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise ValueError(
-            f"the text corpus {str(path)!r} is not there; set --data.corpus.path to a text file or "
-            "a folder of .txt files"
+            f"the text corpus {str(path)!r} is not there; give a text file or a folder of .txt "
+            "files (--data.corpus.path)"
         )
     files = sorted(file for file in path.rglob("*.txt") if file.is_file())
     if not files:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from project.data.loader import derived_seed
 
 
-@torch.no_grad()
 def generate(
     network: nn.Module,
     prompt: Tensor,
@@ -41,22 +40,27 @@ def generate(
     Raises:
         ValueError: If an option is out of range, the prompt is empty, or a logit is not finite.
     """
-    check_options(prompt, temperature, top_k, top_p)
+    check_options(prompt, temperature, top_k, top_p)  # at once, and not at the first token
     generators = [
         torch.Generator().manual_seed(derived_seed("sample", seed, row))
         for row in range(len(prompt))
     ]
-    tokens, state = prompt, None
-    for _ in range(max_tokens):
-        logits, state = read(network, tokens, state)
-        logits = logits[:, :vocab_size]
-        probabilities = next_probabilities(logits.float().cpu(), temperature, top_k, top_p)
-        drawn = [
-            torch.multinomial(row, 1, generator=generator)
-            for row, generator in zip(probabilities, generators, strict=True)
-        ]
-        tokens = torch.stack(drawn).to(prompt.device)  # (B, 1)
-        yield tokens[:, 0].cpu()
+
+    @torch.no_grad()
+    def steps() -> Iterator[Tensor]:
+        tokens, state = prompt, None
+        for _ in range(max_tokens):
+            logits, state = read(network, tokens, state)
+            logits = logits[:, :vocab_size].float().cpu()
+            probabilities = next_probabilities(logits, temperature, top_k, top_p)
+            drawn = [
+                torch.multinomial(row, 1, generator=generator)
+                for row, generator in zip(probabilities, generators, strict=True)
+            ]
+            tokens = torch.stack(drawn).to(prompt.device)  # (B, 1)
+            yield tokens[:, 0].cpu()
+
+    return steps()
 
 
 def read(network: nn.Module, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
