@@ -76,4 +76,8 @@ def stand_in_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     play.write_text("".join(characters))
     digest = hashlib.sha256(play.read_bytes()).hexdigest()
     monkeypatch.setattr(TinyShakespeare, "digest", digest)
+
+    own = tmp_path / "data" / "corpus" / "text.txt"  # where configs/gpt2_124m.yaml looks
+    own.parent.mkdir(parents=True)
+    own.write_text(3_000 * "a text of your own\n")
     return root

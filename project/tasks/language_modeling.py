@@ -233,8 +233,10 @@ class LanguageModeling(LightningModule):
 
     def loss_of(self, batches: Callable[[str, int], Any]) -> float:
         """Return the mean loss over the random windows of nanoGPT's protocol, nats per token."""
+        limit = self.trainer.limit_val_batches
+        num_batches = min(limit, RANDOM_BATCHES) if isinstance(limit, int) else RANDOM_BATCHES
         loss_sum, count = 0.0, 0
-        for batch in batches("val", RANDOM_BATCHES):
+        for batch in batches("val", num_batches):
             batch = self.transfer_batch_to_device(batch, self.device, 0)
             with self.trainer.precision_plugin.val_step_context():
                 logits, _ = self.read(batch, None)
