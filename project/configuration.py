@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from project.messages import UsageError, nearest, short_message
+from project.training.precision import fast_precision
 
 PACKAGE = Path(__file__).parent
 CONFIGS = PACKAGE.parent / "configs"
@@ -84,26 +85,6 @@ class ProjectCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         return None  # the command builds it, once the run has a directory
-
-
-def fast_precision(accelerator: str) -> str:
-    """Return `bf16-mixed` where the hardware is fast at it, else `32-true`.
-
-    Fast are CUDA devices of compute capability 8.0 and above, and CPUs with AVX512-BF16 or AMX
-    (without them bf16 convolutions took 14 times as long as float32).
-    """
-    is_fast = False
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        is_fast = torch.cuda.get_device_capability() >= (8, 0)
-    elif accelerator == "cpu" or (accelerator == "auto" and not torch.backends.mps.is_available()):
-        is_fast = cpu_has("avx512_bf16") or cpu_has("amx_bf16")
-    return "bf16-mixed" if is_fast else "32-true"
-
-
-def cpu_has(feature: str) -> bool:
-    """Return whether the processor has `feature`; False on a torch too old to tell."""
-    able_to: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(able_to.get(feature))
 
 
 def with_default_experiment(arguments: list[str]) -> list[str]:

@@ -6,7 +6,8 @@ HELP = """\
 usage: python -m project.train [--config FILE]... [--KEY VALUE]...
 
 Fit a network, keep the checkpoint that validates best, test it once and print a
-table. With nothing given: configs/default.yaml, a CNN on embedded digits.
+table. With nothing given: configs/default.yaml, a CNN on embedded digits. Start
+from configs/docs_transformer.yaml for text.
 
 examples:
   python -m project.train
@@ -14,15 +15,21 @@ examples:
   python -m project.train --config configs/mnist_cnn.yaml --data.batch_size 256
   python -m project.train --model.network RNN --model.network.cell gru
   python -m project.train --model.optimizer SGD --model.optimizer.lr 0.1
+  python -m project.train --config configs/docs_transformer.yaml
 
 keys (every argument of the class that stands there):
-  --model.network CLASS       MLP, CNN, RNN, ViT, or any import path
+  --model.network CLASS       MLP, CNN, RNN, ViT; for text MLPLanguageModel,
+                              CausalCNN, RNNLanguageModel, GPT,
+                              SinusoidalTransformer; or any import path
   --model.optimizer CLASS     any of torch.optim, or MuonAdamW
   --model.scheduler CLASS     WarmupDecay, any of torch's (in steps), or null
   --data.dataset CLASS        Digits, MNIST, FashionMNIST, KMNIST, EMNIST,
                               QMNIST, CIFAR10, ImageFolder
+  --data.corpus CLASS         PythonDocs, TinyShakespeare, or TextCorpus with
+                              --data.corpus.path FILE_OR_FOLDER
+  --data.tokenizer CLASS      ByteTokenizer, CharTokenizer, BPETokenizer
   --data.root DIR             where data lie (else $DATA_DIR, else data)
-  --data.batch_size N         images of a batch, on each process
+  --data.batch_size N         images or windows of a batch, on each process
   --trainer.max_epochs N      and all else that Lightning's Trainer takes:
   --trainer.accelerator NAME  also devices, strategy, precision ...
   --best.monitor METRIC       what chooses the best; also best.mode and

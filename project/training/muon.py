@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
+from project.training.precision import cpu_is_fast_in_bf16
+
 
 class MuonAdamW(Optimizer):
     """Muon on parameter groups tagged `"hidden": True`, AdamW on the others.
@@ -16,8 +18,9 @@ class MuonAdamW(Optimizer):
     Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) replaces the momentum of a
     matrix by the nearest orthogonal matrix, found by five Newton-Schulz steps. Convolution
     filters count as matrices (C_out, C_in * H * W). Matrices of one shape are stacked and
-    orthogonalised together, in float32 on a CPU, where `torch.optim.Muon` works one by one in
-    bfloat16. Weight decay is decoupled and scaled by the learning rate in both parts.
+    orthogonalised together, in bfloat16 on a GPU and on CPUs that multiply it, else in float32;
+    `torch.optim.Muon` works one by one, in bfloat16 everywhere. Weight decay is decoupled and
+    scaled by the learning rate in both parts.
 
     Args:
         params: Parameters or groups; without a tag, every one is given to AdamW.
@@ -83,9 +86,10 @@ class MuonAdamW(Optimizer):
             updates = torch._foreach_lerp(gradients, momenta, group["momentum"])  # Nesterov
             matrices = orthogonalise(torch.stack([u.flatten(1) for u in updates]))
             step_size = group["lr"] * max(1.0, matrices.shape[1] / matrices.shape[2]) ** 0.5
-            for p, matrix in zip(stack, matrices, strict=True):
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(matrix.view(p.shape).to(p.dtype), alpha=-step_size)
+            if group["weight_decay"]:
+                torch._foreach_mul_(stack, 1 - group["lr"] * group["weight_decay"])
+            changes = [m.view(p.shape).to(p.dtype) for p, m in zip(stack, matrices, strict=True)]
+            torch._foreach_add_(stack, changes, alpha=-step_size)
 
     def adamw_step(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         if not parameters:
@@ -120,17 +124,21 @@ def gradients_of(parameters: list[Tensor]) -> list[Tensor]:
 def orthogonalise(matrices: Tensor) -> Tensor:
     """Return the nearest semi-orthogonal matrix of each, roughly: singular values in [0.7, 1.2].
 
+    In float32, worked out in bfloat16 where that is fast.
+
     Five steps of the quintic Newton-Schulz iteration with the coefficients of Jordan et al. 2024.
 
     Args:
         matrices: Float (N, rows, columns).
     """
-    x = matrices.bfloat16() if matrices.is_cuda else matrices
+    is_fast = matrices.is_cuda or cpu_is_fast_in_bf16()
+    x = matrices.bfloat16() if is_fast else matrices
     tall = x.shape[-2] > x.shape[-1]
     if tall:  # the iteration multiplies by x x^T: keep that the small side
-        x = x.mT
+        x = x.mT.contiguous()
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # spectral norm at most 1
     for _ in range(5):
         gram = x @ x.mT
-        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return x.mT if tall else x
+        polynomial = torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
+        x = torch.baddbmm(x, polynomial, x, beta=3.4445)
+    return (x.mT if tall else x).float()
