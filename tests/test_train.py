@@ -11,7 +11,7 @@ import torch
 import yaml
 from lightning.pytorch import LightningModule
 
-from project.configuration import ProjectCLI
+from project.configuration import CONFIGS, ProjectCLI
 from project.train import HELP, main
 from project.training.run import command
 
@@ -148,6 +148,20 @@ def test_two_processes_measure_the_same_test_set(tmp_path) -> None:
         right = sum((task.eval()(x).argmax(1) == y).sum().item() for x, y in data.test_dataloader())
     assert right == record["metrics"]["test"]["accuracy"]["right"]
     assert result.stdout.count("test accuracy") == 1
+
+
+def test_last_step_is_validated_wherever_max_steps_falls(tmp_path) -> None:
+    record = run_of(["--trainer.max_steps=3"], tmp_path / "runs")  # an epoch has 20
+    assert record["steps"] == 3
+    assert record["metrics"]["test"]["accuracy"]["count"] == 359
+
+
+def test_a_run_without_a_validation_says_so(tmp_path, capsys) -> None:
+    arguments = [*SHORT, "--runs_dir", str(tmp_path / "runs"), "--trainer.max_epochs=1"]
+    assert command([*arguments, "--trainer.check_val_every_n_epoch=2"]) == 2
+    assert "20 steps were taken without a validation" in capsys.readouterr().err
+    (path,) = (tmp_path / "runs").glob("*/run.json")
+    assert json.loads(path.read_text())["status"] == "failed"
 
 
 @pytest.mark.slow
@@ -291,3 +305,28 @@ def test_nothing_of_the_shell_changes_the_result(
     assert command([*SHORT, "--runs_dir", str(runs), "--trainer.precision", "32-true"]) == 0
     (again,) = runs.iterdir()
     assert (again / "metrics.csv").read_text() == (finished_run / "metrics.csv").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("streams", [False, True], ids=["windows", "streams"])
+def test_two_processes_train_and_measure_a_text_as_one_does(tmp_path, streams) -> None:
+    """Global batch k is the same, and so is the mean over its tokens and over the test split."""
+    config = str(CONFIGS / "docs_transformer.yaml")
+    small = ["--config", config, "--model.network", "RNNLanguageModel",
+             "--model.network.width=32", "--model.network.depth=1",
+             "--trainer.max_steps=5", "--trainer.precision=32-true", "--trainer.accelerator=cpu",
+             "--data.cache_dir", str(tmp_path / "cache"), f"--data.streams={streams}",
+             "--data.eval_batch_size=6", "--model.sample_tokens=0"]  # fmt: skip
+    one = ["--trainer.devices=1", "--data.batch_size=4", "--data.eval_batch_size=12"]
+    two = ["--trainer.devices=2", "--data.batch_size=2", "--trainer.strategy=ddp"]
+    losses = []
+    for i, options in enumerate((one, two)):
+        runs = tmp_path / f"runs{i}"
+        command = [sys.executable, "-m", "project.train", *small, *options, "--runs_dir", str(runs)]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stderr[-3000:]
+        (path,) = runs.glob("*/run.json")
+        losses.append(json.loads(path.read_text())["metrics"]["test"]["loss"])
+    assert losses[0]["count"] == losses[1]["count"]
+    assert losses[0]["value"] == pytest.approx(losses[1]["value"], rel=1e-5)
+    assert losses[0]["value"] < 5.5  # it has learnt: ln 256 is 5.545

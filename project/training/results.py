@@ -31,11 +31,8 @@ def counts_with_intervals(confusion: Tensor) -> dict[str, Any]:
     }
 
 
-UNITS = {
-    "loss": "nats",
-    "loss_random_windows": "nats (nanoGPT's protocol: 200 random batches)",
-    "bits_per_byte": "bits",
-}
+UNITS = {"loss": "nats", "loss_random_windows": "nats", "bits_per_byte": "bits"}
+NAMES = {"loss_random_windows": "loss (nanoGPT)", "bits_per_byte": "bits/byte"}  # in the table
 
 
 def closing_table(record: dict[str, Any], run_directory: Path) -> str:
@@ -44,7 +41,7 @@ def closing_table(record: dict[str, Any], run_directory: Path) -> str:
     for split, title in (("val", "validation"), ("test", "test")):
         for name, value in record["metrics"].get(split, {}).items():
             if isinstance(value, dict | float):
-                rows.append((f"{title} {name}", figure(name, value)))
+                rows.append((f"{title} {NAMES.get(name, name)}", figure(name, value)))
     if "test" not in record["metrics"]:
         rows.append(("test", "none: the data have no test split"))
     training = record.get("training_seconds", 0)
@@ -74,5 +71,6 @@ def figure(name: str, value: dict[str, Any] | float) -> str:
     if isinstance(value, dict) and value["interval_95"]:
         scale, digits, unit = (100, 2, " %") if is_share else (1, 4, "")
         low, high = (f"{scale * end:.{digits}f}" for end in value["interval_95"])
-        text += f"   95 % interval {low} to {high}{unit}   n = {value['count']:,}"
+        text += f"   95 % interval {low} to {high}{unit}"
+        text += f"   n = {value['count']:,}" if is_share else ""  # of losses, n is in `run.json`
     return text

@@ -4,14 +4,16 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 
 from project.training import run_directory
-from project.training.intervals import wilson_interval
+from project.training.intervals import mean_interval, wilson_interval
 from project.training.progress import ValidationLines, progress_display
+from project.training.results import closing_table
 from project.training.run_directory import create_run_directory, write_patch
 
 
@@ -92,6 +94,44 @@ def test_wilson_interval_holds_the_share_and_mirrors(counts) -> None:
 def test_no_trials_give_no_interval() -> None:
     with pytest.raises(ValueError, match="0 trials"):
         wilson_interval(0, 0)
+
+
+def test_interval_of_a_mean_holds_it_19_times_in_20() -> None:
+    numbers = np.random.default_rng(0)
+    held = 0
+    for _ in range(1000):
+        counts = numbers.integers(5, 50, 40)
+        sums = numbers.gamma(counts, 2.0)  # of `counts` draws whose mean is 2
+        interval = mean_interval(sums.tolist(), counts.tolist())
+        assert interval is not None
+        held += interval[0] <= 2.0 <= interval[1]
+    assert 920 <= held <= 970
+
+
+def test_interval_of_a_mean_needs_two_groups() -> None:
+    assert mean_interval([3.0], [2]) is None
+
+
+def test_closing_table_of_a_language_model_fits() -> None:
+    loss = {"value": 1.23456, "interval_95": (1.1, 1.3), "count": 111_539, "windows": 1743}
+    metrics = {"loss": loss, "perplexity": 3.4, "bits_per_byte": 1.78, "loss_random_windows": 1.2}
+    record = {
+        "experiment": "shakespeare_transformer_large",
+        "epochs": 2,
+        "steps": 2000,
+        "chosen_by": "val/loss",
+        "metrics": {"val": metrics},
+        "parameters": 10_642_560,
+        "wall_seconds": 10_000.0,
+        "tokens_per_second": 1_234_567.0,
+        "best_checkpoint": "checkpoints/best.ckpt",
+    }
+    lines = closing_table(record, Path("runs/name")).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "validation loss               1.2346 nats   95 % interval 1.1000 to 1.3000" in lines
+    assert "validation loss (nanoGPT)     1.2000 nats" in lines
+    assert any("the data have no test split" in line for line in lines)
+    assert any("1,234,567 tokens/s" in line for line in lines)
 
 
 def test_display_suits_where_output_goes(monkeypatch) -> None:
