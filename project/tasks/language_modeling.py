@@ -57,6 +57,9 @@ class LanguageModeling(LightningModule):
         sample_prompt: Beginning of each sample; by default that of the validation text.
         sample_tokens: Length of each sample; 0 for none.
 
+    Raises:
+        ValueError: If `sample_prompt` is empty.
+
     Attributes:
         measured: {"loss": value, 95 % interval over windows, and counts} of the last evaluation.
     """
@@ -72,6 +75,10 @@ class LanguageModeling(LightningModule):
         sample_tokens: int = 200,
     ) -> None:
         super().__init__()
+        if sample_prompt == "":
+            raise ValueError(
+                "sample_prompt has no tokens and at least one is needed; or leave it out"
+            )
         # Keeps the class path of `network`, so that a checkpoint reloads without arguments. Do
         # not ignore it, whatever Lightning's hint says: that breaks the reload.
         self.save_hyperparameters(logger=False)
@@ -259,7 +266,10 @@ class LanguageModeling(LightningModule):
             seed=self.global_step,
             vocab_size=len(tokenizer.vocabulary),
         )
-        written = "".join(stream_text(tokenizer, (int(token) for token in tokens)))
+        try:
+            written = "".join(stream_text(tokenizer, (int(token) for token in tokens)))
+        except ValueError as error:  # logits that are not finite are the training's affair
+            written = f"(no sample: {error})"
         text = f"{tokenizer.decode(prompt)}|{written}"  # the network goes on where the bar is
         for logger in self.trainer.loggers:
             if isinstance(logger, CSVLogger):

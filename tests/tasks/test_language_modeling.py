@@ -278,6 +278,23 @@ def test_a_sample_is_written_at_each_validation(tmp_path) -> None:
     assert written.count("It was|") == 3
 
 
+def test_logits_that_are_not_finite_do_not_stop_the_training_by_the_sample(tmp_path) -> None:
+    network = small_mlp()
+    nn.init.constant_(network.head.weight, torch.nan)
+    logger = CSVLogger(tmp_path / "log", name="", version="")
+    trainer = quiet_trainer(tmp_path, max_steps=2, val_check_interval=2, logger=logger)
+    trainer.fit(LanguageModeling(network), small_data(tmp_path))
+    assert trainer.global_step == 2
+    assert "(no sample: the network's logits are not finite" in (
+        tmp_path / "log" / "samples.txt"
+    ).read_text(encoding="utf-8")
+
+
+def test_an_empty_prompt_is_refused_before_the_training() -> None:
+    with pytest.raises(ValueError, match="sample_prompt has no tokens"):
+        LanguageModeling(small_mlp(), sample_prompt="")
+
+
 def test_a_larger_vocabulary_than_the_data_have_is_never_sampled(tmp_path) -> None:
     data = small_data(tmp_path, CharTokenizer())
     task = LanguageModeling(small_mlp(), sample_tokens=100)
