@@ -66,23 +66,13 @@ def write(options: argparse.Namespace) -> None:
 
     if options.num_samples < 1 or options.max_tokens < 1:
         raise UsageError("--num_samples and --max_tokens must be at least 1")
-    task, tokenizer = language_model(options.run)
-    if unknown := tokenizer.unknown(options.prompt):
-        raise UsageError(
-            f"the prompt has {unknown!r}, which is not among the {len(tokenizer.vocabulary) - 1} "
-            f"characters that this model was trained on; leave it out, or train with "
-            "--data.tokenizer ByteTokenizer"
-        )
-    prompt = torch.from_numpy(tokenizer.encode(options.prompt).astype("int64"))
-    try:
-        device = torch.device(options.device)
-        network = task.network.eval().to(device)
-    except (RuntimeError, AssertionError) as error:  # torch built without it, or no such name
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"--device {options.device} cannot be used: {reason}") from error
+    task, data = language_model(options.run)
+    tokenizer = data.tokenizer
+    tokens = data.prompt_tokens(options.prompt)
+    prompt = tokenizer.decode(tokens)  # as it was cleaned
     steps = generate(
-        network,
-        prompt.repeat(options.num_samples, 1).to(device),
+        network_on(options.device, task.network),
+        torch.tensor([tokens] * options.num_samples, device=options.device),
         options.max_tokens,
         options.temperature,
         options.top_k,
@@ -97,37 +87,52 @@ def write(options: argparse.Namespace) -> None:
             written.append(step)
             yield int(step[0])
 
-    print(options.prompt, end="", flush=True)
+    print(prompt, end="", flush=True)
     for piece in stream_text(tokenizer, first_sample()):
         print(piece, end="", flush=True)
     print()
     for sample in torch.stack(written, dim=1)[1:].tolist():  # (num_samples, max_tokens)
         print("-" * 20)
-        print(options.prompt + "".join(stream_text(tokenizer, sample)), flush=True)
+        print(prompt + "".join(stream_text(tokenizer, sample)), flush=True)
+
+
+def network_on(device: str, network: Any) -> Any:
+    """Return the network in evaluation mode on a device.
+
+    Raises:
+        UsageError: If there is no such device, or torch was built without it.
+    """
+    from project.messages import UsageError
+
+    try:
+        return network.eval().to(device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"--device {device} cannot be used: {reason}") from error
 
 
 def language_model(run: Path) -> tuple[Any, Any]:
-    """Return the task and the fitted tokenizer in the checkpoint of a run.
+    """Return the task and the data, with the fitted tokenizer, in the checkpoint of a run.
 
     Raises:
         UsageError: If there is no checkpoint, or it is not one of a language model.
     """
+    from lightning.pytorch import LightningDataModule, LightningModule
+
     from project.messages import UsageError
-    from project.tasks.language_modeling import LanguageModeling
     from project.training.checkpoint import checkpoint_of, load
     from project.training.run import quieten_lightning
 
     path = checkpoint_of(run)
     checkpoint = load(path)
-    if "tokenizer_state" not in checkpoint.get("TextData", {}):
+    parts = (part for part in checkpoint.values() if isinstance(part, dict))
+    if not any("tokenizer_state" in part for part in parts):
         name = checkpoint.get("hyper_parameters", {}).get("_class_path", "another task")
         raise UsageError(f"{str(path)!r} is of {name} and not of a language model: it has no text")
-    from project.data.text import TextData
-
     quieten_lightning()
-    task = LanguageModeling.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-    data = TextData.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-    return task, data.tokenizer
+    task = LightningModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    data = LightningDataModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    return task, data
 
 
 if __name__ == "__main__":

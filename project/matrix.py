@@ -10,12 +10,13 @@ from typing import Any
 DESCRIPTION = """\
 Print what the finished runs of eight experiments measured: four architectures, each on
 MNIST and on TinyShakespeare. With --train, run what is missing first: on two CPU cores
-about half an hour for each seed. A cell counts the runs of its newest configuration.
+about half an hour for each seed. A cell counts the runs whose configuration is that
+of its file now; other keys, as of project.train, change it for every cell.
 
 examples:
   python -m project.matrix
-  python -m project.matrix --train --seeds 0 1 2
-  python -m project.matrix --train --data.root DIR     (other keys go to project.train)
+  python -m project.matrix --train --seeds 0 1 2 --data.root DIR
+  python -m project.matrix --train --trainer.max_steps 100
 """
 CELLS = {  # experiment: architecture
     "mnist_mlp": "MLP",
@@ -32,16 +33,20 @@ CELLS = {  # experiment: architecture
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return 0, or the exit code of a training that failed."""
     options, keys = parser().parse_known_args(arguments)
-    if keys and not options.train:
-        print(f"error: {keys[0]} is for training: add --train", file=sys.stderr)
+    from project.messages import UsageError
+
+    try:
+        settings = {experiment: current_setting(experiment, keys) for experiment in CELLS}
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
     if options.train:
-        for experiment in CELLS:
-            for seed in missing_seeds(experiment, options):
+        for experiment, setting in settings.items():
+            for seed in missing_seeds(experiment, setting, options):
                 if code := train(experiment, seed, options.runs_dir, keys):
                     print(f"error: {experiment} stopped; what is done is kept", file=sys.stderr)
                     return code
-    print(table(options.runs_dir))
+    print(table(options.runs_dir, settings))
     return 0
 
 
@@ -58,10 +63,26 @@ def parser() -> argparse.ArgumentParser:
     return form
 
 
-def missing_seeds(experiment: str, options: argparse.Namespace) -> list[int]:
+def current_setting(experiment: str, keys: list[str]) -> str:
+    """Return what the experiment's file and the keys compute, to compare with runs.
+
+    Raises:
+        UsageError: If a key is not one of the experiment's.
+    """
+    from project.configuration import CONFIGS, ProjectCLI
+    from project.training.run import quieten_lightning
+    from project.training.runs import setting_of
+
+    quieten_lightning()
+    cli = ProjectCLI(["--config", str(CONFIGS / f"{experiment}.yaml"), *keys])
+    return setting_of(cli.parser.dump(cli.config, skip_unset=False))
+
+
+def missing_seeds(experiment: str, setting: str, options: argparse.Namespace) -> list[int]:
     from project.training.runs import finished_runs, repetitions
 
-    done = {run.record["seed"] for run in repetitions(finished_runs(options.runs_dir, experiment))}
+    used = repetitions(finished_runs(options.runs_dir, experiment), setting)
+    done = {run.record["seed"] for run in used}
     return [seed for seed in options.seeds if seed not in done]
 
 
@@ -75,16 +96,16 @@ def train(experiment: str, seed: int, runs_dir: Path, keys: list[str]) -> int:
     return subprocess.run([*command, *keys]).returncode
 
 
-def table(runs_dir: Path) -> str:
+def table(runs_dir: Path, settings: dict[str, str]) -> str:
     """Return a line for each cell, and how to fill those that are empty."""
     from project.training.runs import finished_runs, repetitions
 
     rows = [("", "data", "parameters", "seeds", "result", "training")]
-    older = 0
+    others = 0
     for experiment, architecture in CELLS.items():
         runs = finished_runs(runs_dir, experiment)
-        used = repetitions(runs)
-        older += len(runs) - len(used)
+        used = repetitions(runs, settings[experiment])
+        others += len(runs) - len(used)
         rows.append((architecture, *cell([run.record for run in used], experiment)))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
@@ -96,8 +117,8 @@ def table(runs_dir: Path) -> str:
     lines.append("± is the standard deviation over seeds; [ ] the 95 % interval of a single run.")
     if any(row[3] == "0" for row in rows):
         lines.append("Not run yet: python -m project.matrix --train")
-    if older:
-        lines.append(f"{older} runs of older configurations or repeated seeds are left out.")
+    if others:
+        lines.append(f"{others} runs of other configurations or repeated seeds are left out.")
     return "\n".join(lines)
 
 

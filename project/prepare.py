@@ -1,14 +1,13 @@
 """Prepare a text for training, and show what was done to it."""
 
 import argparse
-import os
 import shlex
 import sys
 import time
-from pathlib import Path
 
 from project.data.corpora import Corpus, PythonDocs, TextCorpus, TinyShakespeare
-from project.data.token_files import Cleaning, Preparation, TokenFile, prepare
+from project.data.download import data_root
+from project.data.token_files import Cleaning, Preparation, TokenFile, prepare, token_cache
 from project.data.tokenization import BPETokenizer, ByteTokenizer, CharTokenizer, Tokenizer
 
 SHOWN_TOKENS = 12  # of the most frequent
@@ -30,8 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         preparation = preparation_of(options)
-        root = Path(options.root or os.environ.get("DATA_DIR") or "data")
-        cache = Path(options.cache_dir) if options.cache_dir else root / "tokens"
+        root = data_root(options.root)
+        cache = token_cache(root, options.cache_dir)
         preparation.corpus.download(root)
         started = time.perf_counter()
         token_file = prepare(preparation, root, cache)
@@ -58,8 +57,8 @@ def parser() -> argparse.ArgumentParser:
         "text", help="a text file, a folder of .txt files, PythonDocs, TinyShakespeare"
     )
     form.add_argument("--tokenizer", choices=("bytes", "char", "bpe"), default="bytes")
-    form.add_argument("--vocab_size", type=int, default=1024, help="of bpe; 1024 by default")
-    form.add_argument("--encoding", default="utf-8", help="of the files; utf-8 by default")
+    form.add_argument("--vocab_size", type=int, help="of bpe; 1024 by default")
+    form.add_argument("--encoding", help="of the files; utf-8 by default")
     form.add_argument("--val_path", help="the validation text; else cut from the end")
     form.add_argument("--test_path", help="the test text; else cut from the end")
     form.add_argument("--val_fraction", type=float, default=0.05, help="0.05 by default")
@@ -73,20 +72,33 @@ def parser() -> argparse.ArgumentParser:
 
 
 def preparation_of(options: argparse.Namespace) -> Preparation:
+    """Return the corpus, tokenizer and options that were asked for.
+
+    Raises:
+        ValueError: If an option has nothing to act on, or a number is out of range.
+    """
     corpus: Corpus
-    if options.text == "PythonDocs":
-        corpus = PythonDocs()
-    elif options.text == "TinyShakespeare":
-        corpus = TinyShakespeare()
+    named = {"PythonDocs": PythonDocs, "TinyShakespeare": TinyShakespeare}
+    if options.text in named:
+        for name in ("encoding", "val_path", "test_path"):
+            if getattr(options, name):
+                raise ValueError(f"--{name} is for files of your own, and not for {options.text}")
+        corpus = named[options.text]()
     else:
-        corpus = TextCorpus(options.text, options.val_path, options.test_path, options.encoding)
+        encoding = options.encoding or "utf-8"
+        corpus = TextCorpus(options.text, options.val_path, options.test_path, encoding)
+    if options.vocab_size and options.tokenizer != "bpe":
+        raise ValueError(
+            f"--vocab_size {options.vocab_size} is for bpe: {options.tokenizer} finds its own; add "
+            "--tokenizer bpe"
+        )
     tokenizer: Tokenizer
     if options.tokenizer == "bytes":
         tokenizer = ByteTokenizer()
     elif options.tokenizer == "char":
         tokenizer = CharTokenizer()
     else:
-        tokenizer = BPETokenizer(options.vocab_size)
+        tokenizer = BPETokenizer(1024 if options.vocab_size is None else options.vocab_size)
     cleaning = Cleaning(options.control_characters, options.lower_case, options.normal_form)
     return Preparation(corpus, tokenizer, cleaning, options.val_fraction, options.test_fraction)
 
@@ -120,6 +132,7 @@ def report(token_file: TokenFile, tokenizer: Tokenizer, seconds: float) -> str:
 
 
 def most_frequent(occurrences: list[int], tokenizer: Tokenizer) -> str:
+    """Return the most frequent tokens of the training text with their shares."""
     total = sum(occurrences)
     order = sorted(range(len(occurrences)), key=lambda token: -occurrences[token])
     return ", ".join(

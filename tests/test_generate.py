@@ -92,7 +92,7 @@ def test_what_is_not_a_language_model_is_refused(run, tmp_path, capsys) -> None:
         assert message in capsys.readouterr().err
 
 
-def test_help_is_fast_and_names_the_options() -> None:
+def test_help_does_not_import_torch() -> None:
     import subprocess
     import sys
 

@@ -42,7 +42,8 @@ def test_report_counts_what_was_kept_and_dropped(text, capsys) -> None:
 def test_tokens_are_kept_for_the_training_command_that_is_printed(
     text, tokenizer, capsys, tmp_path
 ) -> None:
-    arguments = [str(text), "--tokenizer", tokenizer, "--vocab_size", "300", "--lower_case"]
+    size = ["--vocab_size", "300"] if tokenizer == "bpe" else []
+    arguments = [str(text), "--tokenizer", tokenizer, *size, "--lower_case"]
     assert main(arguments) == 0
     output = capsys.readouterr().out
     assert "made at" in output
@@ -67,6 +68,11 @@ def test_embedded_text_needs_no_file(capsys) -> None:
     assert float(report["bytes per token"]) > 2
 
 
+def test_options_of_files_are_refused_for_named_texts(capsys) -> None:
+    assert main(["PythonDocs", "--encoding", "latin-1"]) == 2
+    assert "--encoding is for files of your own, and not for PythonDocs" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("content", "arguments", "message"),
     [
@@ -74,6 +80,9 @@ def test_embedded_text_needs_no_file(capsys) -> None:
         (b"caf\xe9", [], "byte 0xe9 at offset 3"),
         (b"text", ["--encoding", "utf-9"], "no encoding 'utf-9'"),
         (b"text", ["--tokenizer", "bpe", "--vocab_size", "3"], "vocab_size 3"),
+        (b"text", ["--vocab_size", "300"], "--vocab_size 300 is for bpe"),
+        (b"text", ["--val_fraction", "2.0"], "val_fraction 2.0 must lie"),
+        (b"text", ["--val_fraction", "0.9", "--test_fraction", "0.1"], "nothing to train on"),
         (None, [], "is not there; give a text file or a folder of .txt files\n"),
     ],
 )

@@ -111,6 +111,8 @@ class TinyShakespeare(Corpus):
 class TextCorpus(Corpus):
     """Your own text: a file, or a folder with .txt files at any depth, in the order of their names.
 
+    A file that is in two splits is refused.
+
     Args:
         path: The file or folder.
         val_path: The validation text; by default cut from the end of `path`.
@@ -132,15 +134,22 @@ class TextCorpus(Corpus):
 
     def documents(self, root: Path) -> dict[str, list[Document]]:
         paths = {"train": self.path, "val": self.val_path, "test": self.test_path}
+        files = {split: text_files(Path(path)) for split, path in paths.items() if path is not None}
+        splits: dict[Path, str] = {}
+        for split, file in ((split, file) for split, part in files.items() for file in part):
+            before = splits.setdefault(file.resolve(), split)
+            if before != split:
+                raise ValueError(
+                    f"{str(file)!r} would be {before} and {split} text at once; move it out of "
+                    "one of the folders"
+                )
         return {
-            split: [Document(str(file), file) for file in text_files(Path(path))]
-            for split, path in paths.items()
-            if path is not None
+            split: [Document(str(file), file) for file in part] for split, part in files.items()
         }
 
 
 def text_files(path: Path) -> list[Path]:
-    """Return `path`, or the .txt files below it, sorted.
+    """Return `path`, or the .txt (or .TXT) files below it, sorted.
 
     Raises:
         ValueError: If there are none.
@@ -152,7 +161,10 @@ def text_files(path: Path) -> list[Path]:
             f"the text corpus {str(path)!r} is not there; give a text file or a folder of .txt "
             "files (--data.corpus.path)"
         )
-    files = sorted(file for file in path.rglob("*.txt") if file.is_file())
+    files = sorted(f for f in path.rglob("*") if f.suffix.lower() == ".txt" and f.is_file())
     if not files:
-        raise ValueError(f"the text corpus {str(path)!r} is a folder without any .txt file")
+        raise ValueError(
+            f"the text corpus {str(path)!r} is a folder without any .txt file; rename your texts "
+            "to *.txt, or name one file"
+        )
     return files

@@ -1,5 +1,6 @@
 """Fetching data sets, with one message when that fails."""
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -24,3 +25,8 @@ def fetch(name: str, root: Path, folder: Path, get: Callable[[], object]) -> Non
             f"files there, or say which folder holds them instead of {str(root)!r}: "
             "--data.root DIR or DATA_DIR=DIR"
         ) from error
+
+
+def data_root(root: str | None) -> Path:
+    """Return the folder of the data files: `root`, else the variable DATA_DIR, else `data`."""
+    return Path(root or os.environ.get("DATA_DIR") or "data")

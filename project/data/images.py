@@ -7,8 +7,6 @@ Shape letters: B batch, C channels, H height, W width, K classes.
 """
 
 import hashlib
-import os
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +14,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from project.data.augment import Augmentation, uniform_draws
+from project.data.download import data_root
 from project.data.image_sets import ImageSet, LabelledImages, stratified_sample, take_split
 from project.data.loader import IGNORED, PADDING, SeededLoader, derived_seed, train_position
 
@@ -72,7 +71,7 @@ class ImageData(LightningDataModule):
         self.val_fraction = val_fraction
         self.split_seed = split_seed
         self.seed = torch.initial_seed() if seed is None else seed
-        self.root = Path(root or os.environ.get("DATA_DIR") or "data")
+        self.root = data_root(root)
         self.splits: dict[str, LabelledImages] = {}
         self.hashes: dict[str, str] = {}
 

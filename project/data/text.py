@@ -3,9 +3,7 @@
 Shape letters: B batch, T time, V vocabulary, n tokens of a split.
 """
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,8 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from project.data.corpora import Corpus
+from project.data.download import data_root
 from project.data.loader import IGNORED, PADDING, SeededLoader, derived_seed, train_position
-from project.data.token_files import Cleaning, Preparation, prepare
+from project.data.token_files import (
+    Cleaning,
+    Preparation,
+    TokenFile,
+    clean,
+    no_counts,
+    prepare,
+    token_cache,
+)
 from project.data.tokenization import ByteTokenizer, Tokenizer
 
 Indices = NDArray[np.int64]
@@ -44,8 +51,11 @@ class TextData(LightningDataModule):
 
     Training visits every token about once an epoch. With `streams` off, the text is cut into
     windows, from an offset that each epoch draws anew, which are shuffled. With `streams` on, it
-    is cut into as many streams as a batch has rows, and batch k holds window k of each, so that
-    the state of a recurrent network is carried on; validation and test are read the same way.
+    is cut into as many streams as a batch has rows, on all processes together, and batch k holds
+    window k of each, so that the state of a recurrent network is carried on; validation and test
+    are read the same way. Every stream begins with an empty state: the fewer the rows of an
+    evaluation, the more of the text is known, and the lower the loss. A run that is resumed in
+    the middle of an epoch goes on with the right windows, but from an empty state.
 
     Args:
         corpus: Which text.
@@ -60,6 +70,9 @@ class TextData(LightningDataModule):
         seed: Of the order; by default the seed given to `seed_everything`.
         root: Folder of the data files; by default the variable DATA_DIR, else `data`.
         cache_dir: Folder of prepared texts; by default `tokens` in `root`.
+
+    Raises:
+        ValueError: If a number is out of range, or, from `setup`, a split has too few tokens.
 
     Attributes:
         vocab_size: V, that a network must be built for; after `setup`.
@@ -82,14 +95,6 @@ class TextData(LightningDataModule):
         cache_dir: str | None = None,
     ) -> None:
         super().__init__()
-        for name, share in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
-            if not 0 <= share < 1:
-                raise ValueError(f"{name} {share} must lie in [0, 1)")
-        if val_fraction + test_fraction >= 1:
-            raise ValueError(
-                f"val_fraction {val_fraction} + test_fraction {test_fraction} leave nothing to "
-                "train on; make them smaller"
-            )
         for name, value in (
             ("context_length", context_length),
             ("batch_size", batch_size),
@@ -105,21 +110,23 @@ class TextData(LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.streams = streams
         self.seed = torch.initial_seed() if seed is None else seed
-        self.root = Path(root or os.environ.get("DATA_DIR") or "data")
-        self.cache = Path(cache_dir) if cache_dir else self.root / "tokens"
+        self.root = data_root(root)
+        self.cache = token_cache(self.root, cache_dir)
         self.preparation = Preparation(
             corpus, self.tokenizer, cleaning, val_fraction, test_fraction
         )
+        self.token_file: TokenFile | None = None
         self.splits: dict[str, Any] = {}  # tokens (n,), mapped from the disk
 
     def prepare_data(self) -> None:  # on one process
-        self.corpus.download(self.root)
-        prepare(self.preparation, self.root, self.cache)
+        if self.token_file is None:  # Lightning asks again before each stage
+            self.corpus.download(self.root)
+            self.token_file = prepare(self.preparation, self.root, self.cache)
 
     def setup(self, stage: str | None = None) -> None:  # on every process
         if self.splits:
             return
-        token_file = prepare(self.preparation, self.root, self.cache)
+        token_file = self.token_file or prepare(self.preparation, self.root, self.cache)
         self.info = info = token_file.info
         self.tokenizer.load_state_dict(info["tokenizer"])
         self.vocab_size = len(self.tokenizer.vocabulary)
@@ -138,6 +145,8 @@ class TextData(LightningDataModule):
                 )
             if count >= 2:
                 self.splits[split] = token_file.tokens(split)
+        if stage in (None, "fit"):
+            self.train_dataloader()  # refuses a text that is too short for its streams
 
     def train_dataloader(self) -> SeededLoader[TokenBatch]:
         return self.loader("train", self.batch_size)
@@ -152,7 +161,16 @@ class TextData(LightningDataModule):
         return self.loader("test", self.eval_batch_size)
 
     def loader(self, split: str, batch_size: int) -> SeededLoader[TokenBatch]:
-        """Return the batches of `split` (train, val or test) for this process."""
+        """Return the batches of `split` (train, val or test) for this process.
+
+        Raises:
+            ValueError: If there is no such split, or too little text for the streams.
+        """
+        if split not in self.splits:
+            raise ValueError(
+                f"the data have no {split} split: set --data.{split}_fraction above "
+                f"{getattr(self.preparation, f'{split}_fraction')}"
+            )
         tokens = self.splits[split]
         is_training = split == "train"
         trainer = self.trainer
@@ -194,6 +212,24 @@ class TextData(LightningDataModule):
             counted = np.full(self.batch_size, length)
             yield take_windows(tokens, starts, counted, length, continues=False)
 
+    def prompt_tokens(self, prompt: str) -> list[int]:
+        """Return the tokens of a prompt, cleaned as the corpus was; needs no `setup`.
+
+        Raises:
+            ValueError: If it has no tokens, or a character that the tokenizer does not know.
+        """
+        pieces = clean([(prompt, True)], self.preparation.cleaning, no_counts())
+        text = "".join(pieces)
+        if unknown := self.tokenizer.unknown(text):
+            raise ValueError(
+                f"the prompt has {unknown!r}, which is not among the "
+                f"{len(self.tokenizer.vocabulary) - 1} characters that this model was trained on; "
+                "write it without, or train with --data.tokenizer ByteTokenizer"
+            )
+        if not text:
+            raise ValueError("the prompt has no tokens and at least one is needed")
+        return [int(token) for token in self.tokenizer.encode(text)]
+
     def describe(self) -> dict[str, Any]:
         """Return what a run's record holds: the corpus, its sizes and hashes."""
         return {
@@ -217,10 +253,22 @@ class TextData(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what generation needs of the training text; goes into every checkpoint."""
-        return {**self.describe(), "tokenizer_state": self.tokenizer.state_dict()}
+        return {"tokenizer_state": self.tokenizer.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.tokenizer.load_state_dict(state_dict["tokenizer_state"])
+        """Take the tokenizer of a checkpoint.
+
+        Raises:
+            ValueError: If a text is open whose tokens mean something else.
+        """
+        state = state_dict["tokenizer_state"]
+        if self.splits and state != self.tokenizer.state_dict():
+            raise ValueError(
+                f"the {type(self.tokenizer).__name__} of the checkpoint was fitted to another text "
+                f"than this {type(self.corpus).__name__}, so its tokens mean something else; give "
+                "the text and the options that it was trained with"
+            )
+        self.tokenizer.load_state_dict(state)
 
 
 class Windows:

@@ -21,7 +21,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from io import IncrementalNewlineDecoder
+from io import BytesIO, IncrementalNewlineDecoder, TextIOWrapper
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -43,7 +43,7 @@ from project.data.tokenization import Tokenizer
 FORMAT = 1  # of the folder; part of its key
 BLOCK_BYTES = 1 << 20
 SHOWN_BYTES = 1 << 23  # a smaller text is done before a bar could be read
-MAX_LINE_BYTES = 1 << 24  # a longer line is encoded in pieces
+MAX_LINE_BYTES = 1 << 20  # a longer line is cleaned and encoded in pieces
 SPLITS = ("train", "val", "test")
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
 BYTE_ORDER_MARK = "\ufeff"
@@ -71,6 +71,9 @@ class Preparation:
     Args:
         val_fraction, test_fraction: Shares cut from the end of the training text, in [0, 1), for
             a split that the corpus has no document of: train, then validation, then test.
+
+    Raises:
+        ValueError: If a share is out of range or nothing is left to train on.
     """
 
     corpus: Corpus
@@ -78,6 +81,16 @@ class Preparation:
     cleaning: Cleaning
     val_fraction: float
     test_fraction: float
+
+    def __post_init__(self) -> None:
+        for name in ("val_fraction", "test_fraction"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)} must lie in [0, 1)")
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError(
+                f"val_fraction {self.val_fraction} + test_fraction {self.test_fraction} leave "
+                "nothing to train on; make them smaller"
+            )
 
 
 class TokenFile:
@@ -132,17 +145,8 @@ def prepare(
             warnings.warn(f"{damage}; it is made again", stacklevel=2)
             shutil.rmtree(folder)
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache, prefix=".being-made-") as temporary:
-            made = Path(temporary, "made")
-            made.mkdir()
-            with progress_bars(documents) as progress:
-                write_prepared(made, preparation, documents, identity, progress)
-            try:
-                made.rename(folder)
-            except OSError:
-                if not folder.is_dir():  # else another process was first: its folder is as good
-                    raise
+        with new_folder(folder) as made, progress_bars(documents) as progress:
+            write_prepared(made, preparation, documents, identity, progress)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS):
             raise
@@ -153,6 +157,26 @@ def prepare(
     token_file = open_prepared(folder)
     token_file.was_cached = False
     return token_file
+
+
+def token_cache(root: Path, cache_dir: str | None) -> Path:
+    """Return the folder of prepared corpora: `cache_dir`, else `tokens` in the data folder."""
+    return Path(cache_dir) if cache_dir else root / "tokens"
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Give a folder to fill, which becomes `folder` at the end; on an error nothing is left."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".being-made-") as temporary:
+        made = Path(temporary, "made")
+        made.mkdir()
+        yield made
+        try:
+            made.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was first: its folder is as good
+                raise
 
 
 @contextmanager
@@ -186,16 +210,19 @@ def identity_of(preparation: Preparation, documents: dict[str, list[Document]]) 
     tokenizer = preparation.tokenizer
     return {
         "format": FORMAT,
-        "documents": {
-            split: [document.sha256() for document in part] for split, part in documents.items()
-        },
+        "documents": {split: sha256_of(part) for split, part in documents.items()},
         "encoding": preparation.corpus.encoding,
         "cleaning": asdict(preparation.cleaning),
         "val_fraction": preparation.val_fraction,
         "test_fraction": preparation.test_fraction,
-        "tokenizer": [f"{type(tokenizer).__module__}.{type(tokenizer).__qualname__}"],
+        "tokenizer": f"{type(tokenizer).__module__}.{type(tokenizer).__qualname__}",
         "tokenizer_options": tokenizer.options(),
     }
+
+
+def sha256_of(documents: list[Document]) -> str:
+    """Return the hash of the documents' hashes, in order."""
+    return hashlib.sha256("".join(d.sha256() for d in documents).encode()).hexdigest()
 
 
 def open_prepared(folder: Path) -> TokenFile:
@@ -229,7 +256,7 @@ def write_prepared(
 ) -> None:
     """Write `tokens.bin` and `tokens.json` of a corpus into an empty folder."""
     text = folder / "text"
-    sizes, counts = write_clean_text(text, preparation, documents, progress)
+    sizes, characters = write_clean_text(text, preparation, documents, progress)
     ranges = split_ranges(text, sizes, preparation)
     tokenizer = preparation.tokenizer
     tokenizer.fit(read_lines(text, *ranges["train"], lambda n: progress("fit", n)))
@@ -238,29 +265,24 @@ def write_prepared(
         np.uint8 if vocab_size <= 1 << 8 else np.uint16 if vocab_size <= 1 << 16 else np.uint32
     )
     digest = hashlib.sha256()
-    num_tokens = dict.fromkeys(SPLITS, 0)
-    occurrences = np.zeros(vocab_size, np.int64)  # in the training text
+    occurrences = {split: np.zeros(vocab_size, np.int64) for split in SPLITS}
     with (folder / "tokens.bin").open("wb") as file:
         for split in SPLITS:
             for piece in read_lines(text, *ranges[split], lambda n: progress("encode", n)):
                 tokens = tokenizer.encode(piece).astype(dtype, copy=False)
-                num_tokens[split] += len(tokens)
-                if split == "train":
-                    occurrences += np.bincount(tokens, minlength=vocab_size)
+                occurrences[split] += np.bincount(tokens, minlength=vocab_size)
                 digest.update(tokens.data)
                 file.write(tokens.data)
         file.flush()
         os.fsync(file.fileno())
     text.unlink()
-    unknown = [i for i, count in enumerate(tokenizer.byte_counts()) if count == 0]
     info = {
-        "tokens": num_tokens,
+        "tokens": {split: int(counts.sum()) for split, counts in occurrences.items()},
         "bytes": {split: end - start for split, (start, end) in ranges.items()},
         "dtype": dtype.name,
         "vocab_size": vocab_size,
-        "characters": counts,
-        "occurrences": occurrences.tolist(),
-        "unknown_tokens": unknown,
+        "characters": characters,
+        "occurrences": occurrences["train"].tolist(),
         "sha256": {"tokens": digest.hexdigest()},
         "made_from": identity,
         "tokenizer": tokenizer.state_dict(),
@@ -279,13 +301,13 @@ def write_clean_text(
     Raises:
         ValueError: If the training text, or one given for another split, has nothing in it.
     """
-    counts = {"read": 0, "kept": 0, "newlines_merged": 0, "control_dropped": 0, "marks_dropped": 0}
+    counts = no_counts()
     sizes: dict[str, int] = {}
     with path.open("wb") as file:
         for split in SPLITS:
             if split not in documents:
                 continue
-            start = file.tell()
+            start, read_before = file.tell(), counts["read"]
             for document in documents[split]:
                 blocks = decoded(document, preparation.corpus.encoding, progress)
                 for piece in clean(blocks, preparation.cleaning, counts):
@@ -294,8 +316,8 @@ def write_clean_text(
             if sizes[split] == 0:
                 names = ", ".join(repr(d.name) for d in documents[split][:3])
                 raise ValueError(
-                    f"the text corpus {names} is empty: {counts['read']} characters read and none "
-                    "kept; give a text with words in it"
+                    f"the text corpus {names} is empty: {counts['read'] - read_before:,} "
+                    "characters read and none kept; give a text with words in it"
                 )
     return sizes, counts
 
@@ -309,11 +331,12 @@ def decoded(
         ValueError: If a byte does not belong there, with its offset, or there is no such encoding.
     """
     try:
+        TextIOWrapper(BytesIO(), encoding)  # refuses codecs that are not of text, such as hex
         decoder = codecs.getincrementaldecoder(encoding)()
     except LookupError as error:
         raise ValueError(
-            f"there is no encoding {encoding!r}; --data.corpus.encoding takes Python's names, "
-            "such as utf-8, latin-1, cp1252, utf-16"
+            f"there is no encoding {encoding!r} of text; --data.corpus.encoding takes Python's "
+            "names, such as utf-8, latin-1, cp1252, utf-16"
         ) from error
     done = 0  # bytes before the block
     with document.open() as file:
@@ -329,11 +352,22 @@ def decoded(
                     f"0x{error.object[error.start]:02x} at offset {offset:,} ({error.reason}); "
                     "name its encoding, for example --data.corpus.encoding cp1252, or mend the file"
                 ) from error
+            except UnicodeError as error:  # such as UTF-16 without the mark that says its order
+                raise ValueError(
+                    f"{document.name!r} is not {encoding} ({error}); name its encoding, for "
+                    "example --data.corpus.encoding utf-16-le"
+                ) from error
             done += len(block)
             progress("clean", len(block))
             yield text, not block
             if not block:
                 return
+
+
+def no_counts() -> dict[str, int]:
+    """Return the counts that `clean` adds to, all 0."""
+    names = ("read", "kept", "newlines_merged", "control_dropped", "marks_dropped")
+    return dict.fromkeys(names, 0)
 
 
 def clean(
@@ -345,10 +379,10 @@ def clean(
     rest = ""  # what a normal form or a small letter may still join to what follows
     for text, is_last in blocks:
         counts["read"] += len(text)
-        if is_start and text.startswith(BYTE_ORDER_MARK):
-            text = text[1:]
-            counts["marks_dropped"] += 1
-        is_start = is_start and not text
+        if is_start and text:
+            is_start = False
+            counts["marks_dropped"] += text.startswith(BYTE_ORDER_MARK)
+            text = text.removeprefix(BYTE_ORDER_MARK)
         before = len(text)
         text = newlines.decode(text, final=is_last)
         counts["newlines_merged"] += before - len(text)
@@ -358,6 +392,8 @@ def clean(
         if cleaning.lower_case or cleaning.normal_form:
             text = rest + text
             cut = len(text) if is_last else max(text.rfind(" "), text.rfind("\n"), 0)
+            if len(text) - cut > MAX_LINE_BYTES:  # nothing joins what is before an ASCII letter
+                cut = next((i for i in reversed(range(len(text))) if text[i].isascii()), len(text))
             text, rest = text[:cut], text[cut:]
             if cleaning.normal_form:
                 text = unicodedata.normalize(cleaning.normal_form, text)

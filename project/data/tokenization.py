@@ -81,7 +81,8 @@ class CharTokenizer(Tokenizer):
     """Every character of the training text is a token, in the order of code points.
 
     Token 0 stands for all others; it occurs only in texts that were not trained on, and counts
-    as no bytes, so that not knowing a character never makes bits per byte better.
+    as no bytes, so that not knowing a character never makes bits per byte better. It is shown as
+    U+FFFD, which has a token of its own where it is in the training text.
     """
 
     def __init__(self) -> None:
@@ -92,7 +93,7 @@ class CharTokenizer(Tokenizer):
         found: set[str] = set()
         for text in texts:
             found.update(text)
-        self.load_state_dict({"characters": "".join(sorted(found - {UNKNOWN}))})
+        self.load_state_dict({"characters": "".join(sorted(found))})
 
     def encode(self, text: str) -> Tokens:
         points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
@@ -170,7 +171,8 @@ class BPETokenizer(Tokenizer):
         self.bpe.encode_special_tokens = True  # text cannot name one
         characters = byte_of_character()
         tokens = (self.bpe.id_to_token(i) for i in range(self.bpe.get_vocab_size()))
-        self.vocabulary = [bytes(characters[c] for c in token) for token in tokens if token]
+        self.vocabulary = [bytes(characters[c] for c in token or "") for token in tokens]
+        assert all(self.vocabulary), "the numbers of the tokens have a gap"
 
 
 def lines(text: str) -> list[str]:

@@ -46,7 +46,8 @@ class LanguageModeling(LightningModule):
         {val,test}/bits_per_byte: The same in bits, over the bytes that the tokens stand for: does
             not depend on the tokenizer. Left out where the data do not say the bytes.
         val/loss_random_windows: nats per token of 200 batches of windows that begin anywhere:
-            nanoGPT's protocol, to compare with its figures. In `Trainer.validate` alone.
+            nanoGPT's protocol, to compare with its figures. In `Trainer.validate` alone, and not
+            where `limit_val_batches` is a number.
         samples.txt: Text written by the network at each validation, in the directory of the CSV,
             and in TensorBoard and W&B as `val/sample`.
 
@@ -57,14 +58,12 @@ class LanguageModeling(LightningModule):
         sample_prompt: Beginning of each sample; by default that of the validation text.
         sample_tokens: Length of each sample; 0 for none.
 
-    Raises:
-        ValueError: If `sample_prompt` is empty.
-
     Attributes:
         measured: {"loss": value, 95 % interval over windows, and counts} of the last evaluation.
     """
 
     unit = "tokens"  # of the throughput
+    evaluation_state: Any
 
     def __init__(
         self,
@@ -75,10 +74,6 @@ class LanguageModeling(LightningModule):
         sample_tokens: int = 200,
     ) -> None:
         super().__init__()
-        if sample_prompt == "":
-            raise ValueError(
-                "sample_prompt has no tokens and at least one is needed; or leave it out"
-            )
         # Keeps the class path of `network`, so that a checkpoint reloads without arguments. Do
         # not ignore it, whatever Lightning's hint says: that breaks the reload.
         self.save_hyperparameters(logger=False)
@@ -138,7 +133,8 @@ class LanguageModeling(LightningModule):
         self.finish_evaluation("val")
         data: Any = getattr(self.trainer, "datamodule", None)
         if self.trainer.state.fn == TrainerFn.VALIDATING and hasattr(data, "random_windows"):
-            self.log("val/loss_random_windows", self.loss_of(data.random_windows))
+            if not isinstance(self.trainer.limit_val_batches, int):  # else it is only a trial
+                self.log("val/loss_random_windows", self.loss_of(data.random_windows))
         elif self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
             self.log_sample(data)
 
@@ -151,23 +147,33 @@ class LanguageModeling(LightningModule):
     def on_test_epoch_end(self) -> None:
         self.finish_evaluation("test")
 
+    def on_predict_epoch_start(self) -> None:
+        self.start_evaluation()
+
     def predict_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
         """Return the negative log-likelihood of each target, nats, (B, T)."""
-        logits, _ = self.read(batch, None)
+        state = self.evaluation_state if batch.continues else None
+        logits, self.evaluation_state = self.read(batch, state)
         return token_losses(logits, batch.targets)
 
     def configure_optimizers(self) -> Any:
         return optimizer_and_schedule(self.network, self.optimizer, self.scheduler, self.trainer)
 
     def check_data(self, data: Any) -> None:
-        """Stop before training when the network was built for other tokens or shorter windows.
+        """Stop before training when the network or the prompt does not suit the data.
 
         Compares `vocab_size` and `context_length` where both sides have them; a larger network
         is good, and some of its logits are never right.
 
         Raises:
-            ValueError: With every value, what the data have, and the flags to set.
+            ValueError: With every value, what the data have, and the flags to set; or what of
+                `sample_prompt` the tokenizer does not know.
         """
+        if self.sample_prompt is not None:
+            try:
+                data.prompt_tokens(self.sample_prompt)
+            except ValueError as error:
+                raise ValueError(f"--model.sample_prompt: {error}") from error
         short = {}
         for name in ("vocab_size", "context_length"):
             has, needs = getattr(self.network, name, None), getattr(data, name, None)
@@ -196,7 +202,7 @@ class LanguageModeling(LightningModule):
         self.tokens_expected = 0
 
     def start_evaluation(self) -> None:
-        self.evaluation_state: Any = None
+        self.evaluation_state = None
         self.window_losses: list[Tensor] = []  # sums over the targets of each window, (B,)
         self.window_tokens: list[Tensor] = []
         self.num_bytes = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -240,10 +246,8 @@ class LanguageModeling(LightningModule):
 
     def loss_of(self, batches: Callable[[str, int], Any]) -> float:
         """Return the mean loss over the random windows of nanoGPT's protocol, nats per token."""
-        limit = self.trainer.limit_val_batches
-        num_batches = min(limit, RANDOM_BATCHES) if isinstance(limit, int) else RANDOM_BATCHES
         loss_sum, count = 0.0, 0
-        for batch in batches("val", num_batches):
+        for batch in batches("val", RANDOM_BATCHES):
             batch = self.transfer_batch_to_device(batch, self.device, 0)
             with self.trainer.precision_plugin.val_step_context():
                 logits, _ = self.read(batch, None)
@@ -258,7 +262,7 @@ class LanguageModeling(LightningModule):
             return
         prompt = data.splits["val"][:PROMPT_TOKENS].tolist()
         if self.sample_prompt is not None:
-            prompt = tokenizer.encode(self.sample_prompt).tolist()
+            prompt = data.prompt_tokens(self.sample_prompt)
         tokens = generate(
             self.network,
             torch.tensor([prompt], device=self.device),

@@ -35,7 +35,7 @@ def load(path: Path) -> dict[str, Any]:
     import torch
 
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else "it is empty"
         raise UsageError(f"{str(path)!r} is damaged or not a checkpoint: {reason}") from error

@@ -74,6 +74,7 @@ class MuonAdamW(Optimizer):
         return loss
 
     def muon_step(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """Update hidden matrices, those of one shape as one stack (N, rows, columns)."""
         alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
         for p in parameters:
             if not self.state[p]:
@@ -124,12 +125,11 @@ def gradients_of(parameters: list[Tensor]) -> list[Tensor]:
 def orthogonalise(matrices: Tensor) -> Tensor:
     """Return the nearest semi-orthogonal matrix of each, roughly: singular values in [0.7, 1.2].
 
-    In float32, worked out in bfloat16 where that is fast.
-
-    Five steps of the quintic Newton-Schulz iteration with the coefficients of Jordan et al. 2024.
+    Five steps of the quintic Newton-Schulz iteration with the coefficients of Jordan et al. 2024,
+    in bfloat16 where that is fast. Directions of very small singular values come out shorter.
 
     Args:
-        matrices: Float (N, rows, columns).
+        matrices: Float (N, rows, columns); the result is float32 of the same shape.
     """
     is_fast = matrices.is_cuda or cpu_is_fast_in_bf16()
     x = matrices.bfloat16() if is_fast else matrices

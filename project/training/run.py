@@ -121,24 +121,7 @@ def run(cli: ProjectCLI, arguments: list[str]) -> dict[str, Any]:
         write_patch(directory)
     announce(trainer, cli.model, cli.datamodule, directory)
     try:
-        for logger in trainer.loggers[1:]:  # config.yaml has it beside the CSV
-            logger.log_hyperparams(config.as_dict())
-        trainer.fit(cli.model, cli.datamodule)
-        epochs, steps = trainer.current_epoch, trainer.global_step
-        if not best.best_model_path:
-            raise UsageError(
-                f"{steps} steps were taken without a validation, so nothing was chosen to be "
-                f"tested; set --trainer.val_check_interval {steps} or less"
-            )
-        metrics = measure_best(trainer, cli.model, cli.datamodule, Path(best.best_model_path))
-        keeper.update(
-            status="finished",
-            epochs=epochs,
-            steps=steps,
-            chosen_by=best.monitor,
-            best_checkpoint=f"checkpoints/{Path(best.best_model_path).name}",
-            metrics=metrics,
-        )
+        keeper.update(status="finished", **fit_and_measure(cli, trainer, best))
     except BaseException as error:
         # Lightning turns Ctrl-C into SystemExit(1).
         interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
@@ -148,6 +131,31 @@ def run(cli: ProjectCLI, arguments: list[str]) -> dict[str, Any]:
     if trainer.is_global_zero:
         print(closing_table(record, directory))
     return record
+
+
+def fit_and_measure(cli: ProjectCLI, trainer: Trainer, best: ModelCheckpoint) -> dict[str, Any]:
+    """Return what a run came to: how long it was, what was chosen, and what that measures.
+
+    Raises:
+        UsageError: If it ended without a validation.
+    """
+    for logger in trainer.loggers[1:]:  # config.yaml has it beside the CSV
+        logger.log_hyperparams(cli.config.as_dict())
+    trainer.fit(cli.model, cli.datamodule)
+    epochs, steps = trainer.current_epoch, trainer.global_step
+    chosen = Path(best.best_model_path)
+    if not best.best_model_path:
+        raise UsageError(
+            f"{steps} steps were taken without a validation, so nothing was chosen to be "
+            f"tested; set --trainer.val_check_interval {steps} or less"
+        )
+    return {
+        "epochs": epochs,
+        "steps": steps,
+        "chosen_by": best.monitor,
+        "best_checkpoint": f"checkpoints/{chosen.name}",
+        "metrics": measure_best(trainer, cli.model, cli.datamodule, chosen),
+    }
 
 
 def try_a_few_batches(cli: ProjectCLI) -> None:

@@ -33,16 +33,20 @@ def finished_runs(runs_dir: Path, experiment: str) -> list[Run]:
         record = json.loads(path.read_text(encoding="utf-8"))
         config = path.with_name("config.yaml")
         if record["experiment"] == experiment and record["status"] == "finished":
-            content = yaml.safe_load(config.read_text(encoding="utf-8"))
-            setting = json.dumps(without(content, ELSEWHERE), sort_keys=True)
+            setting = setting_of(config.read_text(encoding="utf-8"))
             found.append(Run(path.parent, record, setting))
     return found
 
 
-def repetitions(runs: list[Run]) -> list[Run]:
-    """Return the runs of the newest setting, the newest of each seed, in the order of seeds."""
-    by_seed = {run.record["seed"]: run for run in runs if run.setting == runs[-1].setting}
+def repetitions(runs: list[Run], setting: str) -> list[Run]:
+    """Return the runs of a setting, the newest of each seed, in the order of seeds."""
+    by_seed = {run.record["seed"]: run for run in runs if run.setting == setting}
     return [by_seed[seed] for seed in sorted(by_seed)]
+
+
+def setting_of(config: str) -> str:
+    """Return what a complete configuration, as YAML, computes, as JSON to compare."""
+    return json.dumps(without(yaml.safe_load(config), ELSEWHERE), sort_keys=True)
 
 
 def without(tree: Any, keys: set[str]) -> Any:

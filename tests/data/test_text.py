@@ -11,15 +11,24 @@ from hypothesis import strategies as st
 from project.data.corpora import PythonDocs, TextCorpus
 from project.data.loader import IGNORED
 from project.data.text import Streams, TextData, Windows, take_windows
+from project.data.token_files import Cleaning
 from project.data.tokenization import BPETokenizer, CharTokenizer
 
 
 def numbered(folder: Path, num_tokens: int = 1000, **options) -> TextData:
     """Data whose token at place i of the text is i + 1, so that a batch shows where it is from."""
-    path = folder / "numbers.txt"
-    path.write_text("".join(chr(0x4E00 + i) for i in range(num_tokens)), encoding="utf-8")
-    options = {"val_fraction": 0.0, "test_fraction": 0.0, "context_length": 8, **options}
-    corpus = TextCorpus(str(path), str(path), str(path))
+    paths = [str(folder / f"{split}.txt") for split in ("train", "val", "test")]
+    for path in paths:
+        text = "".join(chr(0x4E00 + i) for i in range(num_tokens))
+        Path(path).write_text(text, encoding="utf-8")
+    options = {
+        "val_fraction": 0.0,
+        "test_fraction": 0.0,
+        "context_length": 8,
+        "batch_size": 4,
+        **options,
+    }
+    corpus = TextCorpus(*paths)
     data = TextData(corpus, CharTokenizer(), cache_dir=str(folder / "cache"), seed=0, **options)
     data.prepare_data()
     data.setup()
@@ -208,9 +217,8 @@ def test_a_text_shorter_than_a_window_is_refused(tmp_path) -> None:
 
 
 def test_too_few_tokens_for_streams_are_refused(tmp_path) -> None:
-    data = numbered(tmp_path, 70, batch_size=8, streams=True)
     with pytest.raises(ValueError, match=r"70 training tokens are too few for 8 streams.*72 are"):
-        data.train_dataloader()
+        numbered(tmp_path, 70, batch_size=8, streams=True)
     assert len(list(numbered(tmp_path, 72, batch_size=8, streams=True).train_dataloader())) == 1
 
 
@@ -245,6 +253,58 @@ def test_a_checkpoint_brings_the_tokenizer_back(tmp_path) -> None:
     twin.load_state_dict(data.state_dict())
     assert twin.tokenizer.vocabulary == data.tokenizer.vocabulary
     assert not (tmp_path / "other").exists()  # the text itself is not needed
+
+
+def test_a_text_that_is_changed_or_gone_after_setup_does_not_matter(tmp_path) -> None:
+    data = numbered(tmp_path)
+    characters = data.tokenizer.vocabulary
+    (tmp_path / "train.txt").write_text("another text")
+    (tmp_path / "val.txt").unlink()
+    data.prepare_data()  # as Lightning does before each stage
+    data.setup("test")
+    assert data.tokenizer.vocabulary == characters
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_a_checkpoint_whose_tokens_mean_something_else_is_refused(tmp_path) -> None:
+    state = numbered(tmp_path, 50).state_dict()
+    (tmp_path / "other").mkdir()
+    other = numbered(tmp_path / "other", 51)
+    with pytest.raises(ValueError, match="CharTokenizer of the checkpoint was fitted to another"):
+        other.load_state_dict(state)
+    assert len(other.tokenizer.vocabulary) == 52
+    numbered(tmp_path, 50).load_state_dict(state)
+
+
+def test_a_prompt_is_cleaned_as_the_text_was(tmp_path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("caf\u00e9 au lait\n" * 20, encoding="utf-8")
+    cleaning = Cleaning(lower_case=True, normal_form="NFC")
+    data = TextData(
+        TextCorpus(str(path)),
+        CharTokenizer(),
+        cleaning=cleaning,
+        cache_dir=str(tmp_path / "c"),
+        context_length=8,
+    )
+    data.prepare_data()
+    data.setup()
+    assert data.tokenizer.decode(data.prompt_tokens("CAFE\u0301\r\n\x07")) == "caf\u00e9\n"
+    with pytest.raises(ValueError, match="the prompt has 'xy', which is not among the 10"):
+        data.prompt_tokens("Xylit")
+    for empty in ("", "\x07"):
+        with pytest.raises(ValueError, match="the prompt has no tokens"):
+            data.prompt_tokens(empty)
+
+
+def test_a_split_that_is_not_there_is_named(tmp_path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("a" * 1000)
+    data = TextData(TextCorpus(str(path)), test_fraction=0.0, cache_dir=str(tmp_path / "c"))
+    data.prepare_data()
+    data.setup()
+    with pytest.raises(ValueError, match=r"no test split: set --data.test_fraction above 0"):
+        data.test_dataloader()
 
 
 def test_embedded_docs_need_no_file(tmp_path) -> None:

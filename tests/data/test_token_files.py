@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 
 from project.data import token_files
 from project.data.corpora import PythonDocs, TextCorpus, TinyShakespeare
-from project.data.token_files import Cleaning, Preparation, TokenFile, clean, prepare
+from project.data.token_files import (
+    Cleaning,
+    Preparation,
+    TokenFile,
+    clean,
+    no_counts,
+    prepare,
+)
 from project.data.tokenization import BPETokenizer, ByteTokenizer, CharTokenizer, Tokenizer
 
 TEXT = "".join(f"line {i} of a text, {'abcdefghij'[i % 10] * 3}\n" for i in range(200))
@@ -50,7 +57,7 @@ def kept_in(cache: Path) -> list[str]:
 
 
 def cleaned(text: str, block_size: int, cleaning: Cleaning) -> tuple[str, dict[str, int]]:
-    counts = {"read": 0, "kept": 0, "newlines_merged": 0, "control_dropped": 0, "marks_dropped": 0}
+    counts = no_counts()
     blocks = [(text[i : i + block_size], False) for i in range(0, len(text), block_size)]
     return "".join(clean([*blocks, ("", True)], cleaning, counts)), counts
 
@@ -63,6 +70,7 @@ def cleaned(text: str, block_size: int, cleaning: Cleaning) -> tuple[str, dict[s
     normal_form=st.sampled_from([None, "NFC", "NFD", "NFKC"]),
 )
 @example(text="a\r\nb\r\rc\r", block_size=2, lower_case=False, normal_form=None)
+@example(text="\ufeff\ufeffa", block_size=1, lower_case=False, normal_form=None)
 @example(text="x e\u0301 \u03a3\u03a3 y", block_size=1, lower_case=True, normal_form="NFC")
 def test_cleaning_does_not_depend_on_the_blocks(text, block_size, lower_case, normal_form) -> None:
     cleaning = Cleaning(lower_case=lower_case, normal_form=normal_form)
@@ -77,6 +85,18 @@ def test_cleaning_does_not_depend_on_the_blocks(text, block_size, lower_case, no
     if not (lower_case or normal_form):
         dropped = counts["newlines_merged"] + counts["control_dropped"] + counts["marks_dropped"]
         assert counts["kept"] + dropped == counts["read"]
+
+
+def test_cleaning_a_long_text_without_spaces_keeps_little_in_memory(monkeypatch) -> None:
+    monkeypatch.setattr(token_files, "MAX_LINE_BYTES", 100)
+    text = "ACGTE\u0301" * 1000
+    counts, longest, result = no_counts(), 0, []
+    blocks = [(text[i : i + 50], i + 50 >= len(text)) for i in range(0, len(text), 50)]
+    for piece in clean(blocks, Cleaning(lower_case=True, normal_form="NFC"), counts):
+        longest = max(longest, len(piece))
+        result.append(piece)
+    assert "".join(result) == unicodedata.normalize("NFC", text).lower()
+    assert longest < 200
 
 
 def test_control_characters_can_be_kept() -> None:
@@ -128,14 +148,25 @@ def test_validation_and_test_may_be_files_of_their_own(text) -> None:
     assert bytes(file.tokens("test")).decode() == "this is the test text"
 
 
+def test_a_file_in_two_splits_is_refused(tmp_path) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name in ("a", "val"):
+        (folder / f"{name}.txt").write_text(f"text {name}")
+    corpus = TextCorpus(str(folder), str(folder / "val.txt"))
+    with pytest.raises(ValueError, match=r"val.txt' would be train and val text at once; move it"):
+        corpus.documents(tmp_path)
+
+
 def test_a_folder_is_read_in_the_order_of_names(tmp_path) -> None:
     folder = tmp_path / "texts"
-    for name, content in (("b", "second "), ("a", "first "), ("sub/c", "third ")):
+    for name, content in (("b", "second "), ("a", "first "), ("sub/c", "third "), ("e", "last")):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.txt").write_text(content)
     (folder / "d.md").write_text("not a text")
+    (folder / "e.txt").rename(folder / "e.TXT")
     file = prepared(folder, val_fraction=0.0, test_fraction=0.0)
-    assert bytes(file.tokens("train")).decode() == "first second third "
+    assert bytes(file.tokens("train")).decode() == "first second lastthird "
 
 
 # Tokens on disk
@@ -222,6 +253,22 @@ def test_a_disk_that_fills_up_is_one_message_and_leaves_nothing(text) -> None:
     assert text.read_text() == TEXT
 
 
+def test_the_tokens_of_a_faster_process_are_taken(text, monkeypatch) -> None:
+    """Another process makes the same tokens while this one does."""
+    whole = bytes(prepared(text).tokens("train"))
+    (folder,) = (text.parent / "cache").iterdir()
+    aside = folder.rename(text.parent / "aside")
+    write = token_files.write_prepared
+
+    def write_slowly(*arguments) -> None:
+        write(*arguments)
+        aside.rename(folder)
+
+    monkeypatch.setattr(token_files, "write_prepared", write_slowly)
+    assert bytes(prepared(text).tokens("train")) == whole
+    assert kept_in(text.parent / "cache") == [folder.name]
+
+
 def test_two_processes_at_once_both_have_the_tokens(text) -> None:
     program = (
         "from tests.data.test_token_files import prepared; from pathlib import Path; import sys;"
@@ -282,8 +329,24 @@ def test_other_encodings_are_read(tmp_path, encoding) -> None:
     assert bytes(file.tokens("train")).decode() == content * 50
 
 
+@pytest.mark.parametrize("name", ["val", "test"])
+def test_an_empty_text_of_another_split_is_named_with_its_own_counts(text, name) -> None:
+    empty = text.with_name("empty.txt")
+    empty.write_bytes(b"\x00")
+    corpus = TextCorpus(str(text), **{f"{name}_path": str(empty)})
+    with pytest.raises(ValueError, match=r"empty.txt' is empty: 1 characters read and none kept"):
+        prepare(Preparation(corpus, ByteTokenizer(), Cleaning(), 0.1, 0.1), text, text.parent / "c")
+
+
+def test_utf16_without_a_mark_names_the_remedy(tmp_path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_bytes("some text".encode("utf-16-le"))
+    assert "--data.corpus.encoding utf-16-le" in refusal(path, encoding="utf-16")
+
+
 def test_an_unknown_encoding_and_missing_files_are_refused(tmp_path, text) -> None:
-    assert "there is no encoding 'utf-9'" in refusal(text, encoding="utf-9")
+    for encoding in ("utf-9", "hex", "rot13"):
+        assert f"there is no encoding '{encoding}' of text" in refusal(text, encoding=encoding)
     assert "is not there" in refusal(tmp_path / "nothing.txt")
     (tmp_path / "folder").mkdir()
     assert "without any .txt file" in refusal(tmp_path / "folder")
@@ -312,22 +375,25 @@ def test_python_docs_are_half_a_megabyte_of_english() -> None:
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_the_text(tmp_path) -> None:
+@pytest.mark.parametrize("kind", ["lines", "one line", "bpe"])
+def test_memory_does_not_grow_with_the_text(tmp_path, kind) -> None:
     pytest.importorskip("resource", reason="memory is read from POSIX's getrusage")
     program = (
         "import resource, sys; from pathlib import Path\n"
-        "from tests.data.test_token_files import prepared\n"
-        "prepared(Path(sys.argv[1]))\n"
+        "from tests.data.test_token_files import BPETokenizer, prepared\n"
+        "tokenizer = BPETokenizer(512) if sys.argv[2] == 'bpe' else None\n"
+        "prepared(Path(sys.argv[1]), tokenizer, cleaning={'lower_case': True})\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     root = Path(token_files.__file__).parents[2]
     peaks = []
-    for megabytes in (1, 200):
+    text = TEXT.replace("\n", "").replace(" ", "") if kind == "one line" else TEXT
+    for megabytes in (2, 50 if kind == "bpe" else 200):
         path = tmp_path / f"{megabytes}.txt"
         with path.open("w") as file:
             for _ in range(megabytes):
-                file.write(TEXT * (1_000_000 // len(TEXT)))
-        command = [sys.executable, "-c", program, str(path)]
+                file.write(text * (1_000_000 // len(text)))
+        command = [sys.executable, "-c", program, str(path), kind]
         done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout) / 1024)
     assert peaks[1] - peaks[0] < 100

@@ -47,7 +47,7 @@ def test_text_comes_back_as_it_was(name, text) -> None:
     tokens = tokenizer.encode(text)
     assert tokenizer.decode(tokens.tolist()) == text
     assert "".join(stream_text(tokenizer, tokens.tolist())) == text
-    assert tokenizer.unknown(text) in ("", "\ufffd")  # which stands for itself
+    assert tokenizer.unknown(text) == ""
 
 
 @every_tokenizer
@@ -71,10 +71,9 @@ def test_state_makes_the_same_tokenizer(name) -> None:
 
 @every_tokenizer
 def test_byte_counts_add_up_to_the_bytes_of_the_text(name) -> None:
-    text = HARD.replace("\ufffd", "")
-    tokenizer = fitted(name, text)
+    tokenizer = fitted(name, HARD)
     counts = np.array(tokenizer.byte_counts())
-    assert counts[tokenizer.encode(text)].sum() == len(text.encode())
+    assert counts[tokenizer.encode(HARD)].sum() == len(HARD.encode())
 
 
 def test_characters_not_trained_on_are_token_0_and_count_as_no_bytes() -> None:

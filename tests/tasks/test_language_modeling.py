@@ -290,9 +290,15 @@ def test_logits_that_are_not_finite_do_not_stop_the_training_by_the_sample(tmp_p
     ).read_text(encoding="utf-8")
 
 
-def test_an_empty_prompt_is_refused_before_the_training() -> None:
-    with pytest.raises(ValueError, match="sample_prompt has no tokens"):
-        LanguageModeling(small_mlp(), sample_prompt="")
+@pytest.mark.parametrize(
+    ("prompt", "message"), [("", "has no tokens"), ("\u00e9", "has '\u00e9', which is not among")]
+)
+def test_a_prompt_that_cannot_be_is_refused_before_the_training(tmp_path, prompt, message) -> None:
+    data = small_data(tmp_path, CharTokenizer())
+    data.prepare_data()
+    data.setup()
+    with pytest.raises(ValueError, match=f"--model.sample_prompt: the prompt {message}"):
+        LanguageModeling(small_mlp(), sample_prompt=prompt).check_data(data)
 
 
 def test_a_larger_vocabulary_than_the_data_have_is_never_sampled(tmp_path) -> None:
@@ -305,8 +311,9 @@ def test_a_larger_vocabulary_than_the_data_have_is_never_sampled(tmp_path) -> No
     assert "|" in (tmp_path / "log" / "samples.txt").read_text(encoding="utf-8")
 
 
-def test_predict_gives_the_loss_of_each_token(tmp_path) -> None:
-    task, data = LanguageModeling(small_mlp()), small_data(tmp_path)
+@pytest.mark.parametrize("streams", [False, True])
+def test_predict_gives_the_loss_of_each_token(tmp_path, streams) -> None:
+    task, data = LanguageModeling(small_rnn()), small_data(tmp_path, streams=streams)
     losses = torch.cat(quiet_trainer(tmp_path).predict(task, data))  # type: ignore[arg-type]
     (logged,) = quiet_trainer(tmp_path).test(task, data, verbose=False)
     count = len(data.splits["test"]) - 1
