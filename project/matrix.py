@@ -142,13 +142,12 @@ def result(records: list[dict[str, Any]]) -> str:
     """Return accuracy, or loss and bits per byte, of the test split where there is one."""
     split = "test" if "test" in records[0]["metrics"] else "val"
     metrics = [record["metrics"][split] for record in records]
-    where = "test" if split == "test" else "validation"
     if "accuracy" in metrics[0]:
         share = mean_and_spread([m["accuracy"] for m in metrics], scale=100, digits=2)
-        return f"{share} % {where} accuracy"
+        return f"{split} accuracy {share} %"
     loss = mean_and_spread([m["loss"] for m in metrics], scale=1, digits=4)
     bits = statistics.mean(m["bits_per_byte"] for m in metrics)
-    return f"{loss} nats {where} loss, {bits:.3f} bits per byte"
+    return f"{split} loss {loss} nats, {bits:.3f} bits/byte"
 
 
 def mean_and_spread(figures: list[dict[str, Any]], scale: float, digits: int) -> str:
@@ -157,7 +156,7 @@ def mean_and_spread(figures: list[dict[str, Any]], scale: float, digits: int) ->
     if len(values) > 1:
         return f"{mean} ± {statistics.stdev(values):.{digits}f}"
     low, high = (f"{scale * end:.{digits}f}" for end in figures[0]["interval_95"])
-    return f"{mean} [{low} to {high}]"
+    return f"{mean} [{low}, {high}]"
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def test_names_its_command_and_its_result_on_top(config: Path) -> None:
         "" if is_default else f" --config configs/{config.name}"
     )
     assert any(line.startswith(f"#   {command_line}") for line in header)
-    result = " ".join(header)
+    result = " ".join(line.removeprefix("# ") for line in header)
     assert re.search(r"[^t] measured 20\d\d-\d\d-\d\d|Not yet measured: \w+", result)
 
 

@@ -65,10 +65,10 @@ def test_cells_show_mean_and_deviation_over_seeds_or_one_interval(
         write_run(tmp_path, f"2026-{seed}", "mnist_mlp", seed, value)
     write_run(tmp_path, "2026-5", "shakespeare_cnn", 0, 1.5)
     lines = lines_of(tmp_path, capsys)
-    (images,) = [line for line in lines if "98.00 ± 1.00 % test accuracy" in line]
+    (images,) = [line for line in lines if "test accuracy 98.00 ± 1.00 %" in line]
     assert images.split()[:4] == ["MLP", "MNIST", "1,234", "3"]
-    (language,) = [line for line in lines if "1.5000 [1.4900 to 1.5100] nats validation" in line]
-    assert "2.165 bits per byte" in language
+    (language,) = [line for line in lines if "val loss 1.5000 [1.4900, 1.5100] nats" in line]
+    assert "2.165 bits/byte" in language
     assert "Not run yet: python -m project.matrix --train" in lines
     assert len([line for line in lines if line.startswith(tuple(CELLS.values()))]) == 8
 
