@@ -1,6 +1,7 @@
 """Write text with a trained language model."""
 
 import argparse
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,14 @@ def write(options: argparse.Namespace) -> None:
         print(prompt + "".join(stream_text(tokenizer, sample)), flush=True)
 
 
+def import_classes(checkpoint: dict[str, Any]) -> None:
+    """Import our modules that the checkpoint names: Lightning takes only classes already there."""
+    for part in ("hyper_parameters", "datamodule_hyper_parameters"):
+        module = checkpoint.get(part, {}).get("_class_path", "").rpartition(".")[0]
+        if module.startswith("project."):
+            importlib.import_module(module)
+
+
 def network_on(device: str, network: Any) -> Any:
     """Return the network in evaluation mode on a device.
 
@@ -130,6 +139,7 @@ def language_model(run: Path) -> tuple[Any, Any]:
         name = checkpoint.get("hyper_parameters", {}).get("_class_path", "another task")
         raise UsageError(f"{str(path)!r} is of {name} and not of a language model: it has no text")
     quieten_lightning()
+    import_classes(checkpoint)
     task = LightningModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
     data = LightningDataModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
     return task, data

@@ -63,5 +63,7 @@ def unknown_option(keys: list[str], name: str, path: str | None, options: list[s
         return f"unknown option {option}{nearest(option, options)}"
     cls = import_object(path)
     choices = [choice for choice in inspect.signature(cls).parameters if choice != "self"]
-    hint = nearest(name, choices) or f"; it takes {', '.join(choices)}"
+    hint = nearest(name, choices) or f"; it takes {', '.join(choices) or 'none'}"
+    if keys[-1:] == ["corpus"] and cls.__name__ != "TextCorpus":
+        hint = "; for your own text add --data.corpus TextCorpus before it"
     return f"unknown option {option} of {cls.__name__}{hint}"

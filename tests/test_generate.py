@@ -1,6 +1,8 @@
 """From a trained run to text, as a user types it."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,16 +88,24 @@ def test_what_is_not_a_language_model_is_refused(run, tmp_path, capsys) -> None:
         (tmp_path / "nothing", "neither a run directory nor a checkpoint"),
         (tmp_path / "empty", "has no checkpoints/best.ckpt"),
         (damaged, "is damaged or not a checkpoint"),
+        (Path(__file__), "is damaged or not a checkpoint"),
         (picture, "is of a.Picture and not of a language model"),
     ):
         assert main([str(path)]) == 2
         assert message in capsys.readouterr().err
 
 
-def test_help_does_not_import_torch() -> None:
-    import subprocess
-    import sys
+def test_a_process_of_its_own_writes_the_same(run, capsys) -> None:
+    """As a user types it: nothing of the training is imported yet."""
+    arguments = [str(run), "--prompt", "the ", "--max_tokens", "20"]
+    assert main(arguments) == 0
+    command = [sys.executable, "-m", "project.generate", *arguments]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == capsys.readouterr().out
 
+
+def test_help_does_not_import_torch() -> None:
     program = (
         "import sys; from project.generate import parser; parser(); print('torch' in sys.modules)"
     )

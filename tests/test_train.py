@@ -156,6 +156,36 @@ def test_last_step_is_validated_wherever_max_steps_falls(tmp_path) -> None:
     assert record["metrics"]["test"]["accuracy"]["count"] == 359
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model.network", "GPT"], "GPT reads text; set --model.network to one for images"),
+        (["--config", str(CONFIGS / "docs_transformer.yaml"), "--model.network", "CNN"],
+         "CNN reads images; set --model.network to one for text"),
+        (["--config", str(CONFIGS / "docs_transformer.yaml"), "--data.corpus.path", "novel.txt"],
+         "for your own text add --data.corpus TextCorpus"),
+    ],
+)  # fmt: skip
+def test_a_network_or_text_of_another_kind_is_one_message(
+    arguments, message, tmp_path, capsys
+) -> None:
+    assert command([*arguments, "--runs_dir", str(tmp_path / "runs")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_text_limited_in_epochs_is_validated_at_the_end(tmp_path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("a text of a few words\n" * 300)
+    record = run_of(
+        ["--config", str(CONFIGS / "docs_transformer.yaml"), "--data.corpus", "TextCorpus",
+         "--data.corpus.path", str(text), "--model.network", "MLPLanguageModel",
+         "--trainer.max_epochs=1"], tmp_path / "runs")  # fmt: skip
+    assert record["epochs"] == 1
+    assert record["steps"] < 250  # the interval
+    assert record["metrics"]["test"]["loss"]["count"] > 0
+
+
 def test_a_run_without_a_validation_says_so(tmp_path, capsys) -> None:
     arguments = [*SHORT, "--runs_dir", str(tmp_path / "runs"), "--trainer.max_epochs=1"]
     assert command([*arguments, "--trainer.check_val_every_n_epoch=2"]) == 2

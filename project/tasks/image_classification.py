@@ -116,13 +116,18 @@ class ImageClassification(LightningModule):
         return optimizer_and_schedule(self.network, self.optimizer, self.scheduler, self.trainer)
 
     def check_data(self, data: Any) -> None:
-        """Stop before training when the network was built for images of another kind.
+        """Stop before training when the network was built for text, or other images.
 
         Compares `in_channels`, `image_size` and `num_classes` where both sides have them.
 
         Raises:
             ValueError: With every value, what the data have, and the flags to set.
         """
+        if hasattr(self.network, "vocab_size"):
+            raise ValueError(
+                f"{type(self.network).__name__} reads text; set --model.network to one for images: "
+                "MLP, CNN, RNN, ViT; or begin from a config of a text, such as docs_transformer"
+            )
         wrong = {}
         for name in ("in_channels", "image_size", "num_classes"):
             has, needs = getattr(self.network, name, None), getattr(data, name, None)

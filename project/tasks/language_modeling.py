@@ -169,6 +169,11 @@ class LanguageModeling(LightningModule):
             ValueError: With every value, what the data have, and the flags to set; or what of
                 `sample_prompt` the tokenizer does not know.
         """
+        if hasattr(self.network, "image_size"):
+            raise ValueError(
+                f"{type(self.network).__name__} reads images; set --model.network to one for text: "
+                "MLPLanguageModel, CausalCNN, RNNLanguageModel, GPT"
+            )
         if self.sample_prompt is not None:
             try:
                 data.prompt_tokens(self.sample_prompt)

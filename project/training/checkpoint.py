@@ -31,9 +31,12 @@ def load(path: Path) -> dict[str, Any]:
         UsageError: If the file is damaged or not a checkpoint.
     """
     import pickle
+    import zipfile
 
     import torch
 
+    if not zipfile.is_zipfile(path):  # as torch writes
+        raise UsageError(f"{str(path)!r} is damaged or not a checkpoint")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:

@@ -183,10 +183,13 @@ def announce(
 
 
 class ValidateAtLastStep(Callback):
-    """Makes the step that `max_steps` ends with a validation, wherever in an epoch it falls."""
+    """Makes a run that is limited in steps, or validated by steps, end with a validation."""
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if trainer.global_step == trainer.max_steps:
+        is_last_epoch = trainer.current_epoch + 1 == trainer.max_epochs
+        by_steps = trainer.check_val_every_n_epoch is None
+        ends = by_steps and is_last_epoch and trainer.is_last_batch
+        if ends or trainer.global_step == trainer.max_steps:
             trainer.should_stop = True  # Lightning validates before an early stop
 
 
