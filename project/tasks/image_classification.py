@@ -3,6 +3,7 @@
 Shape letters: B batch, C channels, H height, W width, K classes.
 """
 
+import operator
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from project.data.loader import IGNORED
+from project.tasks.sizes import check_sizes
 from project.training.optimization import (
     OptimizerFactory,
     SchedulerFactory,
@@ -128,21 +130,8 @@ class ImageClassification(LightningModule):
                 f"{type(self.network).__name__} reads text; set --model.network to one for images: "
                 "MLP, CNN, RNN, ViT; or begin from a config of a text, such as docs_transformer"
             )
-        wrong = {}
-        for name in ("in_channels", "image_size", "num_classes"):
-            has, needs = getattr(self.network, name, None), getattr(data, name, None)
-            if has is not None and needs is not None and has != needs:
-                wrong[name] = (has, needs)
-        if wrong:
-            built = ", ".join(f"{name} {has}" for name, (has, _) in wrong.items())
-            needed = ", ".join(f"{name} {needs}" for name, (_, needs) in wrong.items())
-            flags = " ".join(
-                f"--model.network.{name} {needs}" for name, (_, needs) in wrong.items()
-            )
-            raise ValueError(
-                f"{type(self.network).__name__} was built for {built}, but the data have {needed}; "
-                f"set {flags}"
-            )
+        names = ("in_channels", "image_size", "num_classes")
+        check_sizes(self.network, data, names, operator.eq)
 
     def start_evaluation(self) -> None:
         self.confusion: Tensor | None = None  # its size is known with the first logits

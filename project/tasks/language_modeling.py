@@ -4,6 +4,7 @@ Shape letters: B batch, T time, V vocabulary, n windows of an evaluation.
 """
 
 import math
+import operator
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from project.data.loader import IGNORED
 from project.data.text import TokenBatch
 from project.data.tokenization import stream_text
 from project.tasks.sampling import generate
+from project.tasks.sizes import check_sizes
 from project.training.intervals import mean_interval
 from project.training.optimization import (
     OptimizerFactory,
@@ -152,9 +154,7 @@ class LanguageModeling(LightningModule):
 
     def predict_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
         """Return the negative log-likelihood of each target, nats, (B, T)."""
-        state = self.evaluation_state if batch.continues else None
-        logits, self.evaluation_state = self.read(batch, state)
-        return token_losses(logits, batch.targets)
+        return self.evaluated_losses(batch)
 
     def configure_optimizers(self) -> Any:
         return optimizer_and_schedule(self.network, self.optimizer, self.scheduler, self.trainer)
@@ -179,21 +179,7 @@ class LanguageModeling(LightningModule):
                 data.prompt_tokens(self.sample_prompt)
             except ValueError as error:
                 raise ValueError(f"--model.sample_prompt: {error}") from error
-        short = {}
-        for name in ("vocab_size", "context_length"):
-            has, needs = getattr(self.network, name, None), getattr(data, name, None)
-            if has is not None and needs is not None and has < needs:
-                short[name] = (has, needs)
-        if short:
-            built = ", ".join(f"{name} {has}" for name, (has, _) in short.items())
-            needed = ", ".join(f"{name} {needs}" for name, (_, needs) in short.items())
-            flags = " ".join(
-                f"--model.network.{name} {needs}" for name, (_, needs) in short.items()
-            )
-            raise ValueError(
-                f"{type(self.network).__name__} was built for {built}, but the data have {needed}; "
-                f"set {flags}"
-            )
+        check_sizes(self.network, data, ("vocab_size", "context_length"), operator.ge)
 
     def read(self, batch: TokenBatch, state: Any) -> tuple[Tensor, Any]:
         """Return logits (B, T, V) and the detached state after them, None for windows."""
@@ -217,13 +203,17 @@ class LanguageModeling(LightningModule):
 
     def evaluate(self, batch: TokenBatch) -> None:
         """Count one batch; targets of -100 are left out."""
-        state = self.evaluation_state if batch.continues else None
-        logits, self.evaluation_state = self.read(batch, state)
         counted = batch.targets != IGNORED  # (B, T)
-        self.window_losses.append(token_losses(logits, batch.targets).sum(dim=1))
+        self.window_losses.append(self.evaluated_losses(batch).sum(dim=1))
         self.window_tokens.append(counted.sum(dim=1))
         if self.token_bytes is not None:
             self.num_bytes += self.token_bytes[batch.targets[counted]].sum()
+
+    def evaluated_losses(self, batch: TokenBatch) -> Tensor:
+        """Return the loss of each target, nats (B, T), read on from the batch before."""
+        state = self.evaluation_state if batch.continues else None
+        logits, self.evaluation_state = self.read(batch, state)
+        return token_losses(logits, batch.targets)
 
     def finish_evaluation(self, split: str) -> None:
         """Add up over the processes and log under `split`."""
@@ -234,11 +224,11 @@ class LanguageModeling(LightningModule):
         num_bytes = self.trainer.strategy.reduce(self.num_bytes, reduce_op="sum")
         losses, tokens = losses[tokens > 0], tokens[tokens > 0]
         loss = (losses.sum() / tokens.sum()).item()
-        metrics = {f"{split}/loss": loss, f"{split}/perplexity": math.exp(min(loss, 700.0))}
+        self.log(f"{split}/loss", loss, prog_bar=True)
+        self.log(f"{split}/perplexity", math.exp(min(loss, 700.0)))
         if num_bytes > 0:
-            metrics[f"{split}/bits_per_byte"] = losses.sum().item() / math.log(2) / num_bytes.item()
-        self.log(f"{split}/loss", metrics.pop(f"{split}/loss"), prog_bar=True)
-        self.log_dict(metrics)
+            bits = losses.sum().item() / math.log(2)
+            self.log(f"{split}/bits_per_byte", bits / num_bytes.item())
         interval = mean_interval(losses.tolist(), tokens.long().tolist())
         self.measured = {
             "loss": {

@@ -1,4 +1,4 @@
-"""Which hardware is fast in bfloat16."""
+"""What the processor can do, and which hardware is fast in bfloat16."""
 
 from typing import Any
 
@@ -21,5 +21,10 @@ def fast_precision(accelerator: str) -> str:
 
 def cpu_is_fast_in_bf16() -> bool:
     """Return whether the processor multiplies bfloat16; False on a torch too old to tell."""
-    able_to: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    able_to = cpu_capabilities()
     return bool(able_to.get("avx512_bf16") or able_to.get("amx_bf16"))
+
+
+def cpu_capabilities() -> dict[str, Any]:
+    """Return what torch knows of the processor; nothing on a torch too old to tell."""
+    return getattr(torch.cpu, "get_capabilities", dict)()

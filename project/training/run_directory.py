@@ -18,6 +18,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
+from project.training.precision import cpu_capabilities
+
 PACKAGES = ("torch", "lightning", "torchmetrics", "torchvision", "jsonargparse", "numpy")
 MAX_PATCH_BYTES = 1_000_000
 
@@ -68,8 +70,7 @@ def provenance(arguments: list[str]) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    able_to: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return str(able_to.get("cpu_name") or platform.processor() or platform.machine())
+    return str(cpu_capabilities().get("cpu_name") or platform.processor() or platform.machine())
 
 
 def git(*arguments: str, **variables: str) -> str | None:
