@@ -69,6 +69,12 @@ class ProjectCLI(LightningCLI):
         parser.add_class_arguments(Selection, "best")
         parser.add_argument("--experiment", type=str | None, help="Name in the run directory.")
         parser.add_argument("--runs_dir", type=str, default="runs", help="Where runs are kept.")
+        parser.add_argument(
+            "--checkpoint_minutes",
+            type=float,
+            default=5.0,
+            help="Between two checkpoints to resume from; 0 saves before every step.",
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         try:

@@ -1,9 +1,7 @@
 """Write text with a trained language model."""
 
 import argparse
-import importlib
 import sys
-from pathlib import Path
 from typing import Any
 
 DESCRIPTION = """\
@@ -15,6 +13,7 @@ examples:
   python -m project.generate runs/<run> --num_samples 3 --temperature 1.0 --top_p 0.9
   python -m project.generate runs/<run>/checkpoints/last.ckpt --temperature 0
 """
+ALLOW_HELP = "build classes of this package too, if the checkpoint names them"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    form.add_argument("run", type=Path, help="a run directory (its best checkpoint) or a .ckpt")
+    form.add_argument("run", help="a run directory (its best checkpoint), a .ckpt, or its address")
     form.add_argument("--prompt", default="\n", help="what to continue; a newline by default")
     form.add_argument("--max_tokens", type=int, default=200, help="to write; 200 by default")
     form.add_argument(
@@ -54,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     form.add_argument("--num_samples", type=int, default=1, help="1 by default")
     form.add_argument("--seed", type=int, default=0, help="0 by default: the same text every time")
     form.add_argument("--device", default="cpu", help="cpu (default), cuda, mps")
+    form.add_argument("--allow", metavar="PACKAGE", action="append", default=[], help=ALLOW_HELP)
     return form
 
 
@@ -67,7 +67,7 @@ def write(options: argparse.Namespace) -> None:
 
     if options.num_samples < 1 or options.max_tokens < 1:
         raise UsageError("--num_samples and --max_tokens must be at least 1")
-    task, data = language_model(options.run)
+    task, data = language_model(options.run, options.allow)
     tokenizer = data.tokenizer
     tokens = data.prompt_tokens(options.prompt)
     prompt = tokenizer.decode(tokens)  # as it was cleaned
@@ -97,14 +97,6 @@ def write(options: argparse.Namespace) -> None:
         print(prompt + "".join(stream_text(tokenizer, sample)), flush=True)
 
 
-def import_classes(checkpoint: dict[str, Any]) -> None:
-    """Import our modules that the checkpoint names: Lightning takes only classes already there."""
-    for part in ("hyper_parameters", "datamodule_hyper_parameters"):
-        module = checkpoint.get(part, {}).get("_class_path", "").rpartition(".")[0]
-        if module.startswith("project."):
-            importlib.import_module(module)
-
-
 def network_on(device: str, network: Any) -> Any:
     """Return the network in evaluation mode on a device.
 
@@ -120,29 +112,24 @@ def network_on(device: str, network: Any) -> Any:
         raise UsageError(f"--device {device} cannot be used: {reason}") from error
 
 
-def language_model(run: Path) -> tuple[Any, Any]:
+def language_model(run: str, allowed: list[str]) -> tuple[Any, Any]:
     """Return the task and the data, with the fitted tokenizer, in the checkpoint of a run.
 
     Raises:
         UsageError: If there is no checkpoint, or it is not one of a language model.
     """
-    from lightning.pytorch import LightningDataModule, LightningModule
-
     from project.messages import UsageError
-    from project.training.checkpoint import checkpoint_of, load
+    from project.training.checkpoint import checkpoint_of, load, rebuild
     from project.training.run import quieten_lightning
 
     path = checkpoint_of(run)
-    checkpoint = load(path)
-    parts = (part for part in checkpoint.values() if isinstance(part, dict))
+    content = load(path)
+    parts = (part for part in content.values() if isinstance(part, dict))
     if not any("tokenizer_state" in part for part in parts):
-        name = checkpoint.get("hyper_parameters", {}).get("_class_path", "another task")
+        name = content.get("hyper_parameters", {}).get("_class_path", "another task")
         raise UsageError(f"{str(path)!r} is of {name} and not of a language model: it has no text")
     quieten_lightning()
-    import_classes(checkpoint)
-    task = LightningModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-    data = LightningDataModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-    return task, data
+    return rebuild(content, allowed)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,11 @@ from jsonargparse._util import import_object
 
 
 class UsageError(Exception):
-    """What was asked for is not possible; the text says why and what to do."""
+    """What was asked for is not possible; the text says why and what to do. Exit code 2."""
+
+
+class RunError(Exception):
+    """A run cannot go on; the text says why, what is kept and what to do. Exit code 1."""
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

@@ -36,7 +36,8 @@ def test_run_directory_holds_what_the_design_says(finished_run: Path) -> None:
     names = {path.name for path in finished_run.iterdir()}
     assert names >= {"config.yaml", "metrics.csv", "run.json", "checkpoints"}
     assert any(name.startswith("events.out.tfevents") for name in names)
-    assert {p.name for p in (finished_run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    checkpoints = {path.name for path in (finished_run / "checkpoints").iterdir()}
+    assert checkpoints == {"best.ckpt", "last.ckpt", "previous.ckpt"}
 
 
 def test_record_holds_metrics_with_intervals_and_provenance(finished_run: Path) -> None:

@@ -4,12 +4,16 @@ Shape letters: B batch of one process, W number of processes.
 """
 
 import hashlib
+import multiprocessing
+import random
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 Batch = TypeVar("Batch")
 PADDING = -1  # index of a sample that only fills up a batch
@@ -37,6 +41,11 @@ class SeededLoader(Generic[Batch]):
         world_size: W.
         position: Returns (epoch, first batch), asked at the first `next()` and not before:
             Lightning calls `iter()` before it has restored or counted its epoch.
+        num_workers: Other processes that make the batches, ahead of time; 0 makes them here. The
+            batches are the same.
+
+    Raises:
+        ValueError: If there are fewer training samples than processes, or no workers to be had.
     """
 
     def __init__(
@@ -50,7 +59,15 @@ class SeededLoader(Generic[Batch]):
         rank: int = 0,
         world_size: int = 1,
         position: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        num_workers: int = 0,
     ) -> None:
+        if num_workers < 0:
+            raise ValueError(f"num_workers {num_workers} must be 0 or more")
+        if num_workers and "fork" not in multiprocessing.get_all_start_methods():
+            raise ValueError(
+                f"num_workers {num_workers} needs processes that are forked, which this system "
+                "does not do; set --data.num_workers 0"
+            )
         if shuffle and num_samples < world_size:
             raise ValueError(
                 f"{num_samples} training samples cannot be shared by {world_size} processes; "
@@ -64,6 +81,9 @@ class SeededLoader(Generic[Batch]):
         self.rank = rank
         self.world_size = world_size
         self.position = position
+        self.num_workers = num_workers
+        self.last_order: tuple[int, Tensor] | None = None  # and its epoch
+        self.workers: DataLoader[Batch] | None = None  # started when a batch is first asked for
 
     def __len__(self) -> int:
         if self.shuffle:
@@ -71,10 +91,27 @@ class SeededLoader(Generic[Batch]):
         return -(-self.num_samples // (self.batch_size * self.world_size))
 
     def __iter__(self) -> Iterator[Batch]:
-        epoch, first_batch = self.position()
-        order = self.order(epoch)  # of this process
-        for k in range(first_batch, len(self)):
-            yield self.make_batch(order[k * self.batch_size : (k + 1) * self.batch_size], epoch)
+        if self.num_workers:
+            if self.workers is None:
+                self.workers = DataLoader(
+                    BatchesByCoordinates(self),
+                    sampler=Coordinates(self),
+                    batch_size=None,
+                    collate_fn=lambda batch: batch,
+                    num_workers=self.num_workers,
+                    multiprocessing_context="fork",
+                    persistent_workers=True,
+                )
+            yield from self.workers
+        else:
+            yield from (self.batch(*coordinates) for coordinates in Coordinates(self))
+
+    def batch(self, epoch: int, k: int) -> Batch:
+        """Return batch k of an epoch."""
+        if self.last_order is None or self.last_order[0] != epoch:
+            self.last_order = epoch, self.order(epoch)
+        indices = self.last_order[1][k * self.batch_size : (k + 1) * self.batch_size]
+        return self.make_batch(indices, epoch)
 
     def order(self, epoch: int) -> Tensor:
         """Return the indices that this process visits in `epoch`, int64."""
@@ -88,15 +125,65 @@ class SeededLoader(Generic[Batch]):
         return order[self.rank :: self.world_size]
 
 
+class Coordinates:
+    """Yields (epoch, k) of the batches that are to come."""
+
+    def __init__(self, loader: SeededLoader[Any]) -> None:
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch, first_batch = self.loader.position()
+        return ((epoch, k) for k in range(first_batch, len(self.loader)))
+
+
+class BatchesByCoordinates(Dataset[Any]):
+    """Gives the batches of a loader to its workers, which are told the epoch in no other way."""
+
+    def __init__(self, loader: SeededLoader[Any]) -> None:
+        self.loader = loader
+
+    def __getitem__(self, coordinates: tuple[int, int]) -> Any:
+        return self.loader.batch(*coordinates)
+
+
+def seeded_samples(dataset: Dataset[Any], seed: int) -> Callable[[Tensor, int], Any]:
+    """Return `make_batch` for a data set of one's own that makes one sample at a time.
+
+    Before each sample the generators of Python, NumPy and torch are seeded by (seed, epoch,
+    sample), so random transforms draw the same whatever the batch, the worker, and the resume.
+
+    Args:
+        dataset: Map-style: `dataset[i]` is a sample that torch's `default_collate` can batch.
+    """
+
+    def make_batch(indices: Tensor, epoch: int) -> Any:
+        samples = []
+        for index in indices.tolist():
+            seed_generators(derived_seed("sample", seed, epoch, index))
+            samples.append(dataset[index])
+        return default_collate(samples)
+
+    return make_batch
+
+
 def train_position(trainer: Trainer | None) -> tuple[int, int]:
     """Return (epoch, next batch), read from the counters that a resumed Trainer restored."""
-    if trainer is None or trainer.overfit_batches:  # type: ignore[attr-defined]
-        return 0, 0  # the same batches in every epoch
-    fit_loop = trainer.fit_loop
-    return (
-        fit_loop.epoch_progress.current.processed,  # type: ignore[attr-defined]
-        fit_loop.epoch_loop.batch_progress.current.ready,
-    )
+    if trainer is None:
+        return 0, 0
+    epoch = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+    batch = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+    if trainer.overfit_batches:  # type: ignore[attr-defined]
+        return 0, batch  # the same batches in every epoch
+    return epoch, batch
+
+
+def seed_generators(seed: int) -> None:
+    """Seed the generators of Python, NumPy and torch in this process, in microseconds."""
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)
+    torch.default_generator.manual_seed(seed)  # `torch.manual_seed` takes 100 times as long
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed(seed)
 
 
 def derived_seed(purpose: str, *coordinates: int) -> int:

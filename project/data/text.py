@@ -54,8 +54,7 @@ class TextData(LightningDataModule):
     is cut into as many streams as a batch has rows, on all processes together, and batch k holds
     window k of each, so that the state of a recurrent network is carried on; validation and test
     are read the same way. Every stream begins with an empty state: the fewer the rows of an
-    evaluation, the more of the text is known, and the lower the loss. A run that is resumed in
-    the middle of an epoch goes on with the right windows, but from an empty state.
+    evaluation, the more of the text is known, and the lower the loss.
 
     Args:
         corpus: Which text.
@@ -70,6 +69,8 @@ class TextData(LightningDataModule):
         seed: Of the order; by default the seed given to `seed_everything`.
         root: Folder of the data files; by default the variable DATA_DIR, else `data`.
         cache_dir: Folder of prepared texts; by default `tokens` in `root`.
+        num_workers: Processes that make training batches, ahead of time; 0 makes them in the
+            training process. The batches are the same.
 
     Raises:
         ValueError: If a number is out of range, or, from `setup`, a split has too few tokens.
@@ -93,6 +94,7 @@ class TextData(LightningDataModule):
         seed: int | None = None,
         root: str | None = None,
         cache_dir: str | None = None,
+        num_workers: int = 0,
     ) -> None:
         super().__init__()
         for name, value in (
@@ -109,6 +111,7 @@ class TextData(LightningDataModule):
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.streams = streams
+        self.num_workers = num_workers
         self.seed = torch.initial_seed() if seed is None else seed
         self.root = data_root(root)
         self.cache = token_cache(self.root, cache_dir)
@@ -201,6 +204,7 @@ class TextData(LightningDataModule):
             rank=rank,
             world_size=world_size,
             position=(lambda: train_position(trainer)) if is_training else lambda: (0, 0),
+            num_workers=self.num_workers if is_training else 0,
         )
 
     def random_windows(self, split: str, num_batches: int) -> Iterator[TokenBatch]:

@@ -73,7 +73,16 @@ class ImageClassification(LightningModule):
         return self.network(images)
 
     def on_train_epoch_start(self) -> None:
-        self.train_counts = torch.zeros(2, dtype=torch.int64, device=self.device)  # right, all
+        self.load_epoch_state({})
+
+    def epoch_state(self) -> dict[str, Any]:
+        """Return what this process has added up in this epoch; goes into the resume point."""
+        return {"train_counts": self.train_counts}
+
+    def load_epoch_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `epoch_state` returned; from nothing at the start of an epoch."""
+        nothing = torch.zeros(2, dtype=torch.int64, device=self.device)  # right, all
+        self.train_counts = state.get("train_counts", nothing)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch

@@ -6,13 +6,12 @@ Shape letters: B batch, T time, V vocabulary, n windows of an evaluation.
 import math
 import operator
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
@@ -28,6 +27,7 @@ from project.training.optimization import (
     SchedulerFactory,
     optimizer_and_schedule,
 )
+from project.training.run_files import MetricsFile
 
 RANDOM_BATCHES = 200  # of nanoGPT's protocol (`eval_iters`)
 PROMPT_TOKENS = 16  # of the validation text, where no prompt is given
@@ -50,8 +50,8 @@ class LanguageModeling(LightningModule):
         val/loss_random_windows: nats per token of 200 batches of windows that begin anywhere:
             nanoGPT's protocol, to compare with its figures. In `Trainer.validate` alone, and not
             where `limit_val_batches` is a number.
-        samples.txt: Text written by the network at each validation, in the directory of the CSV,
-            and in TensorBoard and W&B as `val/sample`.
+        samples.txt: Text written by the network at each validation, beside `metrics.csv`, and in
+            TensorBoard and W&B as `val/sample`.
 
     Args:
         network: Maps tokens int64 (B, T) to logits (B, T, V).
@@ -95,7 +95,15 @@ class LanguageModeling(LightningModule):
         return self.network(tokens)
 
     def on_train_epoch_start(self) -> None:
-        self.train_state: Any = None
+        self.load_epoch_state({})
+
+    def epoch_state(self) -> dict[str, Any]:
+        """Return the state of this process's streams; goes into the resume point."""
+        return {"train_state": self.train_state}
+
+    def load_epoch_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `epoch_state` returned; from an empty state at the start of an epoch."""
+        self.train_state: Any = state.get("train_state")
         self.start_accumulation()
 
     def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
@@ -271,9 +279,8 @@ class LanguageModeling(LightningModule):
             written = f"(no sample: {error})"
         text = f"{tokenizer.decode(prompt)}|{written}"  # the network goes on where the bar is
         for logger in self.trainer.loggers:
-            if isinstance(logger, CSVLogger):
-                with Path(logger.log_dir, "samples.txt").open("a", encoding="utf-8") as file:
-                    file.write(f"--- step {self.global_step}\n{text}\n")
+            if isinstance(logger, MetricsFile):
+                logger.log_text(text, self.global_step)
             elif isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text("val/sample", f"```\n{text}\n```", self.global_step)
             elif isinstance(logger, WandbLogger):

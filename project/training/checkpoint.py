@@ -1,17 +1,29 @@
 """From a run or a checkpoint file back to the objects in it."""
 
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from project.messages import UsageError
+from project.training.checkpoint_file import is_address, read
+
+TRUSTED = ("project", "torch", "torchvision", "lightning")  # packages a checkpoint may name
 
 
-def checkpoint_of(run: Path) -> Path:
-    """Return the checkpoint that a run chose as its best, or `run` itself if it is a file.
+def checkpoint_of(run: str | Path) -> str | Path:
+    """Return the checkpoint that a run chose as its best, or `run` itself if it is one.
+
+    Args:
+        run: A run directory, a checkpoint file, or an address of one.
 
     Raises:
         UsageError: If there is none.
     """
+    if is_address(run):
+        return run
+    run = Path(run)
     if run.is_file():
         return run
     best = run / "checkpoints" / "best.ckpt"
@@ -24,24 +36,112 @@ def checkpoint_of(run: Path) -> Path:
     raise UsageError(f"{str(run)!r} is neither a run directory nor a checkpoint; see `ls runs`")
 
 
-def load(path: Path) -> dict[str, Any]:
-    """Return what is in a checkpoint, on the CPU; numbers and strings alone, never code.
+def load(source: str | Path) -> dict[str, Any]:
+    """Return what is in a checkpoint, verified, on the CPU (see `checkpoint_file.read`)."""
+    return read(source)
+
+
+def rebuild(content: dict[str, Any], allowed: list[str]) -> tuple[Any, Any]:
+    """Return the task and the data in a checkpoint, as they were; None for data it does not hold.
+
+    Args:
+        allowed: Packages whose classes it may name, besides `TRUSTED`.
 
     Raises:
-        UsageError: If the file is damaged or not a checkpoint.
+        UsageError: If it names a class of another package, or something that is not a class.
     """
-    import pickle
-    import zipfile
+    from lightning.pytorch import LightningDataModule, LightningModule
 
-    import torch
+    task_arguments = content.get(LightningModule.CHECKPOINT_HYPER_PARAMS_KEY, {})
+    data_arguments = content.get(LightningDataModule.CHECKPOINT_HYPER_PARAMS_KEY, {})
+    if "_class_path" not in task_arguments:
+        raise UsageError("the checkpoint does not say which task it is of")
+    check_classes([task_arguments, data_arguments], allowed)
+    with imports_limited_to(allowed):
+        task = instantiate(LightningModule, task_arguments)
+        data = None
+        if "_class_path" in data_arguments:
+            data = instantiate(LightningDataModule, data_arguments)
+    task.on_load_checkpoint(content)
+    task.load_state_dict(content["state_dict"])
+    if data is not None and type(data).__qualname__ in content:
+        data.load_state_dict(content[type(data).__qualname__])
+    return task, data
 
-    if not zipfile.is_zipfile(path):  # as torch writes
-        raise UsageError(f"{str(path)!r} is damaged or not a checkpoint")
+
+def instantiate(base: type, arguments: dict[str, Any]) -> Any:
+    """Build the subclass of `base` that saved hyper-parameters describe."""
+    from lightning.pytorch.cli import instantiate_module
+
+    return instantiate_module(base, {k: v for k, v in arguments.items() if k != "_instantiator"})
+
+
+def check_classes(tree: Any, allowed: list[str]) -> None:
+    """Stop where a configuration from a checkpoint names what it may not.
+
+    Each `class_path` must be a class of a trusted package; no other package is imported to find
+    out. That it is of the type which its place asks for is checked when it is built, except where
+    the place takes any callable, which is checked here.
+
+    Raises:
+        UsageError: With the path and how to allow its package.
+    """
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
+    kinds = {"optimizer": Optimizer, "scheduler": LRScheduler}
+    for key, path in class_paths(tree):
+        check_package(path, allowed)
+        module, _, name = path.rpartition(".")
+        try:
+            found = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise UsageError(f"the checkpoint names {path}, which is not there: {error}") from error
+        if not isinstance(found, type) or not issubclass(found, kinds.get(key, object)):
+            kind = kinds[key].__name__ if key in kinds else "class"
+            raise UsageError(f"the checkpoint names {path} as its {key}, which is no {kind}")
+
+
+def class_paths(tree: Any, key: str = "class") -> Iterator[tuple[str, str]]:
+    """Yield (the key above it, class path) of every class that nested arguments name."""
+    if isinstance(tree, list | tuple):
+        for item in tree:
+            yield from class_paths(item, key)
+    elif isinstance(tree, dict):
+        for name, value in tree.items():
+            if name in ("class_path", "_class_path"):
+                yield key, str(value)
+            else:
+                yield from class_paths(value, key if name in ("init_args", "dict_kwargs") else name)
+
+
+def check_package(path: str, allowed: list[str]) -> None:
+    package = path.partition(".")[0]
+    if package not in (*TRUSTED, *allowed):
+        raise UsageError(
+            f"the checkpoint names {path}, and only classes of {', '.join(TRUSTED)} are built from "
+            f"a checkpoint; if you trust that package, add --allow {package}"
+        )
+
+
+@contextmanager
+def imports_limited_to(allowed: list[str]) -> Iterator[None]:
+    """Let jsonargparse, while inside, import by name from trusted packages alone.
+
+    A text in the place of a callable is imported too, so `check_classes` does not see them all.
+    """
+    import jsonargparse._typehints  # private: guarded by tests/test_configuration.py
+
+    typehints: Any = jsonargparse._typehints
+
+    unlimited = typehints.import_object
+
+    def limited(name: str, *args: Any, **kwargs: Any) -> Any:
+        check_package(name, allowed)
+        return unlimited(name, *args, **kwargs)
+
+    typehints.import_object = limited
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else "it is empty"
-        raise UsageError(f"{str(path)!r} is damaged or not a checkpoint: {reason}") from error
-    if not isinstance(content, dict) or "state_dict" not in content:
-        raise UsageError(f"{str(path)!r} is not a checkpoint of Lightning: it has no state_dict")
-    return content
+        yield
+    finally:
+        typehints.import_object = unlimited

@@ -70,7 +70,13 @@ def optimizer_and_schedule(
     optimizer = (optimizer_factory or torch.optim.AdamW)(parameter_groups(network))
     if scheduler_factory is None:
         return optimizer
-    scheduler = scheduler_factory(optimizer)
+    try:
+        scheduler = scheduler_factory(optimizer)
+    except ValueError as error:
+        if "total_steps" not in str(error):
+            raise
+        steps = int(trainer.estimated_stepping_batches)  # OneCycleLR, which must know the length
+        scheduler = scheduler_factory(optimizer, total_steps=steps)  # type: ignore[call-arg]
     if isinstance(scheduler, ReduceLROnPlateau):
         plateau = {"scheduler": scheduler, "interval": "epoch", "monitor": scheduler.monitor}
         return {"optimizer": optimizer, "lr_scheduler": plateau}

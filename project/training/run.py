@@ -1,28 +1,41 @@
 """One run from arguments to its closing table: build, rehearse, fit, validate, test, record."""
 
+import argparse
+import errno
 import logging
+import os
 import shutil
 import sys
+import tempfile
 import traceback
 import warnings
+from contextlib import nullcontext, suppress
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import (
-    EarlyStopping,
-    ModelCheckpoint,
-    ProgressBar,
-    WeightAveraging,
-)
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.loggers import WandbLogger
 
-from project.configuration import ProjectCLI, Selection, class_help, help_of_everything
-from project.messages import UsageError
-from project.training.progress import progress_display
+from project.configuration import ProjectCLI, class_help, help_of_everything
+from project.messages import RunError, UsageError
+from project.training.interruption import FiniteLoss, StopBeforeTesting, StopRequest
 from project.training.results import closing_table
+from project.training.resume import (
+    StoppedRun,
+    changes,
+    complete_config,
+    inexact,
+    is_longer,
+    open_run,
+    other_surroundings,
+    run_directory_of,
+    sole_user,
+    warn,
+)
+from project.training.resume_point import ResumePoint, StepSeed
 from project.training.run_directory import (
     RunRecord,
     create_run_directory,
@@ -30,16 +43,21 @@ from project.training.run_directory import (
     provenance,
     write_patch,
 )
+from project.training.run_files import cut_back
+from project.training.trainer import BestCheckpoint, ValidateAtLastStep, build_trainer
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
 def command(arguments: list[str]) -> int:
-    """Do what the arguments of `project.train` ask; return 0, or 2 if that is not possible.
+    """Do what the arguments of `project.train` ask; return the exit code.
 
-    What a user gave is refused in a line or two, with nothing created. Errors of the training
-    itself, such as a bug in a new network, pass through with their traceback.
+    0 when it is done, 2 for what is not possible, 1 for a run that failed, 130 after Ctrl-C and
+    143 after SIGTERM or SIGUSR1. What a user gave is refused in a line or two, with nothing
+    created. Errors of the training itself, such as a bug in a new network, pass through with
+    their traceback.
     """
-    debug = "--debug" in arguments
-    arguments = [argument for argument in arguments if argument != "--debug"]
+    options, arguments = general_options(arguments)
     quieten_lightning()
     try:
         for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
@@ -51,19 +69,34 @@ def command(arguments: list[str]) -> int:
         if arguments[-2:] == ["--help", "all"]:
             print(help_of_everything(ProjectCLI(arguments[:-2])))
             return 0
+        if options.resume is not None:
+            resume(options, arguments)
+            return 0
         cli = build(arguments)
         if cli.config.trainer.fast_dev_run:
             try_a_few_batches(cli)
         else:
             run(cli, arguments)
-    except UsageError as error:
-        if debug:
+    except (UsageError, RunError) as error:
+        if options.debug:
             traceback.print_exc()
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        if isinstance(error.__cause__, ValueError) and not debug:
+        if isinstance(error.__cause__, ValueError) and not options.debug:
             print("  (--debug shows where)", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, UsageError) else 1
+    except SystemExit as stopped:  # by a signal
+        return int(stopped.code or 0)
     return 0
+
+
+def general_options(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Return the options that are no part of a configuration, and the other arguments."""
+    form = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    form.add_argument("--debug", action="store_true")
+    form.add_argument("--resume", metavar="RUN")
+    form.add_argument("--force", action="store_true")
+    form.add_argument("--allow", metavar="PACKAGE", action="append", default=[])
+    return form.parse_known_args(arguments)
 
 
 def build(arguments: list[str]) -> ProjectCLI:
@@ -96,52 +129,172 @@ def rehearse(task: LightningModule, data: LightningDataModule | None) -> None:
     task.check_data(data)  # type: ignore[operator]
 
 
-def run(cli: ProjectCLI, arguments: list[str]) -> dict[str, Any]:
-    """Fit, validate and test what the configuration describes; return the run's record."""
-    config = cli.config
-    directory = create_run_directory(Path(config.runs_dir), config.experiment)
-    record = {
-        "experiment": config.experiment,
-        "status": "running",
-        "seed": config.seed_everything,
-        **provenance(arguments),
-    }
-    keeper = RunRecord(directory, record)
-    try:
-        best = best_checkpoint(config.best, directory)
-        trainer = build_trainer(
-            cli.config_init.trainer, config.best, [ValidateAtLastStep(), keeper, best], directory
-        )
-    except Exception as error:  # such as a GPU that is not there: nothing has been run
+def resume(options: argparse.Namespace, arguments: list[str]) -> None:
+    """Go on with a run in its directory, from its last checkpoint, exactly.
+
+    Raises:
+        UsageError: If there is nothing to go on from, or the run would become another one and
+            `--force` was not given.
+    """
+    directory = run_directory_of(options.resume)
+    with sole_user(directory):
+        stopped = open_run(directory, options.allow)
+        with tempfile.TemporaryDirectory() as scratch:
+            config = Path(scratch, "config.yaml")
+            config.write_text(stopped.config, encoding="utf-8")
+            cli = build(["--config", str(config), *arguments])
+        changed = changes(stopped, cli)
+        is_extended = any(is_longer(key, *values) for key, values in changed.items())
+        if stopped.record["status"] == "finished" and not is_extended:
+            print(
+                f"{directory} is finished: nothing to do; it can be made longer with "
+                "--trainer.max_epochs or --trainer.max_steps"
+            )
+            return
+        reasons = inexact(stopped, changed, cli)
+        if reasons and not options.force:
+            raise UsageError(
+                f"{'; '.join(reasons)}: the rest would not be the run that was begun; go on as it "
+                "was, or with --force"
+            )
         if process_rank() == 0:
+            for text in reasons:
+                warn(f"{text}: from here on it is another run")
+            for text in other_surroundings(stopped):
+                warn(f"{text}: the last bits of numbers may differ")
+        run(cli, arguments, stopped, is_extended=is_extended, is_forced=bool(reasons))
+
+
+def run(
+    cli: ProjectCLI,
+    arguments: list[str],
+    stopped: StoppedRun | None = None,
+    is_extended: bool = False,
+    is_forced: bool = False,
+) -> dict[str, Any]:
+    """Fit, validate and test what the configuration describes; return the run's record.
+
+    Args:
+        stopped: The run to go on with; a new one by default.
+        is_extended: Whether that was made longer than it was.
+        is_forced: Whether that goes on although it is not the same any more.
+    """
+    config = cli.config
+    origin = provenance(arguments)
+    if stopped is None:
+        directory = create_run_directory(Path(config.runs_dir), config.experiment)
+        record = {"experiment": config.experiment, "seed": config.seed_everything, **origin}
+    else:
+        directory, record = stopped.directory, stopped.record
+    keeper = RunRecord(directory, record)
+    stop = StopRequest()
+    point = ResumePoint(
+        directory,
+        config.checkpoint_minutes,
+        complete_config(cli),
+        stop,
+        is_extended=is_extended,
+        same_batches=not is_forced,
+    )
+    best = BestCheckpoint(directory, config.best)
+    ours = [point, StepSeed(int(config.seed_everything)), FiniteLoss(), ValidateAtLastStep()]
+    ours += [keeper, best, StopBeforeTesting(stop)]
+    try:
+        trainer = build_trainer(cli.config_init.trainer, config.best, ours, directory)
+        if stopped is not None and not is_forced:
+            check_world_size(trainer, stopped)
+    except Exception as error:  # such as a GPU that is not there: nothing has been run
+        if process_rank() == 0 and stopped is None:
             shutil.rmtree(directory)
         raise UsageError(str(error)) from error
-    if process_rank() == 0:
-        cli.parser.save(config, str(directory / "config.yaml"), skip_unset=False, overwrite=True)
-        write_patch(directory)
-    announce(trainer, cli.model, cli.datamodule, directory)
-    try:
-        keeper.update(status="finished", **fit_and_measure(cli, trainer, best))
-    except BaseException as error:
-        # Lightning turns Ctrl-C into SystemExit(1).
-        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
-        status = "interrupted" if interrupted else "failed"
-        keeper.update(status=status, error=f"{type(error).__name__}: {error}")
-        raise
+    leave_running = partial(keeper.update, status="interrupted", exit_code=130, error="SIGINT")
+    lock = sole_user(directory) if stopped is None else nullcontext()  # `resume` has it
+    with lock, stop.listening(at_once=leave_running):
+        if process_rank() == 0:
+            begin(cli, directory, record, origin, stopped)
+        keeper.update(status="running")
+        announce(trainer, cli.model, cli.datamodule, directory)
+        try:
+            found = fit_and_measure(cli, trainer, best, stopped)
+            keeper.update(status="finished", exit_code=0, **found)
+        except BaseException as error:
+            end_badly(error, keeper, trainer)
+            raise
     if trainer.is_global_zero:
         print(closing_table(record, directory))
     return record
 
 
-def fit_and_measure(cli: ProjectCLI, trainer: Trainer, best: ModelCheckpoint) -> dict[str, Any]:
+def begin(
+    cli: ProjectCLI,
+    directory: Path,
+    record: dict[str, Any],
+    origin: dict[str, Any],
+    stopped: StoppedRun | None,
+) -> None:
+    """Write what a run is, or set the files of one that goes on back to its checkpoint."""
+    patch = "code.patch"
+    if stopped is not None:
+        cut_back(directory, stopped.point.get("files", {}))
+        for leftover in (directory / "checkpoints").glob(".*.tmp"):
+            leftover.unlink()
+        for key in ("error", "exit_code"):
+            record.pop(key, None)
+        resumed = record.setdefault("resumed", [])
+        resumed.append({**origin, "from_step": stopped.content.get("global_step", 0)})
+        patch = f"code.resumed-{len(resumed)}.patch"
+    write_patch(directory, patch)
+    temporary = directory / "config.tmp"
+    temporary.write_text(complete_config(cli), encoding="utf-8")
+    temporary.replace(directory / "config.yaml")
+
+
+def check_world_size(trainer: Trainer, stopped: StoppedRun) -> None:
+    had = stopped.point.get("world_size", trainer.world_size)
+    if trainer.world_size != had:
+        raise UsageError(
+            f"the run had {had} processes and now has {trainer.world_size}, so its batches would "
+            f"be others; set --trainer.devices and num_nodes to {had} in all, or add --force"
+        )
+
+
+def end_badly(error: BaseException, keeper: RunRecord, trainer: Trainer) -> None:
+    """Tell run.json and W&B how the run ended, and name a disk that refuses.
+
+    Raises:
+        RunError: In place of an error of the disk.
+    """
+    code = 130 if isinstance(error, KeyboardInterrupt) else 1
+    if isinstance(error, SystemExit):  # by a signal
+        code = int(error.code or 0)
+    status = "interrupted" if code in (130, 143) else "failed"
+    with suppress(OSError):  # the disk may be full
+        keeper.update(status=status, exit_code=code, error=f"{type(error).__name__}: {error}")
+    if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
+        import wandb
+
+        wandb.finish(exit_code=code)
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        raise RunError(
+            f"{error.filename or keeper.path.parent} cannot be written: "
+            f"{os.strerror(error.errno)}; make room or give write permission, then go on with "
+            f"--resume {keeper.path.parent}"
+        ) from error
+
+
+def fit_and_measure(
+    cli: ProjectCLI, trainer: Trainer, best: BestCheckpoint, stopped: StoppedRun | None
+) -> dict[str, Any]:
     """Return what a run came to: how long it was, what was chosen, and what that measures.
 
     Raises:
         UsageError: If it ended without a validation.
     """
-    for logger in trainer.loggers[1:]:  # config.yaml has it beside the CSV
-        logger.log_hyperparams(cli.config.as_dict())
-    trainer.fit(cli.model, cli.datamodule)
+    checkpoint = None if stopped is None else stopped.checkpoint
+    if checkpoint is None:
+        for logger in trainer.loggers[1:]:  # config.yaml has it beside the CSV
+            logger.log_hyperparams(cli.config.as_dict())
+    trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint, weights_only=True)
     epochs, steps = trainer.current_epoch, trainer.global_step
     chosen = Path(best.best_model_path)
     if not best.best_model_path:
@@ -180,54 +333,6 @@ def announce(
     device = trainer.strategy.root_device.type
     processes = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
     print(f"\n{processes}{device}, {trainer.precision}; run directory {directory}", flush=True)
-
-
-class ValidateAtLastStep(Callback):
-    """Makes a run that is limited in steps, or validated by steps, end with a validation."""
-
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        is_last_epoch = trainer.current_epoch + 1 == trainer.max_epochs
-        by_steps = trainer.check_val_every_n_epoch is None
-        ends = by_steps and is_last_epoch and trainer.is_last_batch
-        if ends or trainer.global_step == trainer.max_steps:
-            trainer.should_stop = True  # Lightning validates before an early stop
-
-
-def best_checkpoint(best: Selection, directory: Path) -> ModelCheckpoint:
-    return ModelCheckpoint(
-        directory / "checkpoints",
-        filename="best",
-        monitor=best.monitor,
-        mode=best.mode,
-        enable_version_counter=False,
-    )
-
-
-def build_trainer(
-    settings: Namespace, best: Selection, ours: list[Callback], directory: Path
-) -> Trainer:
-    """Return the Trainer with the checkpoints, loggers and displays of every run."""
-    arguments = dict(settings)
-    theirs = arguments.pop("callbacks") or []
-    callbacks = [*ours, *(theirs if isinstance(theirs, list) else [theirs])]
-    checkpoints = directory / "checkpoints"
-    callbacks.append(ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False))
-    if best.patience is not None:
-        callbacks.append(EarlyStopping(best.monitor, mode=best.mode, patience=best.patience))
-    if arguments["enable_progress_bar"] is not False:
-        callbacks.append(display := progress_display())
-        arguments["enable_progress_bar"] = isinstance(display, ProgressBar)
-    arguments["enable_model_summary"] = bool(arguments["enable_model_summary"])
-    loggers = arguments.pop("logger")
-    if loggers is None or loggers is True:
-        loggers = [TensorBoardLogger(directory, name="", version="", default_hp_metric=False)]
-    elif loggers is False:
-        loggers = []
-    elif isinstance(loggers, Logger):
-        loggers = [loggers]
-    loggers = [CSVLogger(directory, name="", version=""), *loggers]
-    arguments["default_root_dir"] = str(directory)
-    return Trainer(**arguments, callbacks=callbacks, logger=loggers)
 
 
 def measure_best(

@@ -18,6 +18,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
+from project.messages import UsageError
 from project.training.precision import cpu_capabilities
 
 PACKAGES = ("torch", "lightning", "torchmetrics", "torchvision", "jsonargparse", "numpy")
@@ -41,6 +42,11 @@ def create_run_directory(runs_dir: Path, experiment: str) -> Path:
             directory.mkdir(parents=True)
         except FileExistsError:
             continue  # another job of the same second drew the same suffix
+        except OSError as error:
+            raise UsageError(
+                f"no run can be created in {str(runs_dir)!r}: {os.strerror(error.errno or 0)}; set "
+                "--runs_dir DIR"
+            ) from error
         os.environ["PROJECT_RUN_DIR"] = str(directory)
         return directory
 
@@ -94,8 +100,8 @@ def git_bytes(*arguments: str, **variables: str) -> bytes | None:
     return answer.stdout
 
 
-def write_patch(directory: Path) -> None:
-    """Write `code.patch`: what `git apply` needs to get from the commit to the code that ran.
+def write_patch(directory: Path, name: str = "code.patch") -> None:
+    """Write what `git apply` needs to get from the commit to the code that ran.
 
     New files count too. The index and the objects go to a temporary folder, so the user's
     repository is not touched.
@@ -118,7 +124,7 @@ def write_patch(directory: Path) -> None:
     elif len(patch) > MAX_PATCH_BYTES:
         patch = f"# not recorded: the change has {len(patch):,} bytes\n".encode()
     if patch:
-        (directory / "code.patch").write_bytes(patch)
+        (directory / name).write_bytes(patch)
 
 
 class RunRecord(Callback):
@@ -126,13 +132,15 @@ class RunRecord(Callback):
 
     `training_seconds` and `images_per_second` (or `tokens_per_second`, by the task's `unit`) leave
     out validation, checkpoints and the set-up; `wall_seconds` counts from the creation of the run
-    to the last update.
+    to the last update. A resumed run goes on from the times of its checkpoint; what was lost with
+    the steps after it is not counted.
     """
 
     def __init__(self, directory: Path, record: dict[str, Any]) -> None:
         self.path = directory / "run.json"
         self.record = record
         self.started = time.perf_counter()
+        self.wall_seconds_before = 0.0  # of earlier sessions
         self.unit = "images"
         self.units = 0  # trained on, over all processes
         self.training_seconds = 0.0
@@ -150,6 +158,22 @@ class RunRecord(Callback):
         if data is not None and hasattr(data, "describe"):
             self.record["data"] = data.describe()
         self.update(status="running")
+
+    def state_dict(self) -> dict[str, Any]:
+        running = 0.0 if self.running_since is None else time.perf_counter() - self.running_since
+        return {
+            "units": self.units,
+            "training_seconds": self.training_seconds + running,
+            "wall_seconds": self.wall_seconds(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.units = state_dict["units"]
+        self.training_seconds = state_dict["training_seconds"]
+        self.wall_seconds_before = state_dict["wall_seconds"]
+
+    def wall_seconds(self) -> float:
+        return self.wall_seconds_before + time.perf_counter() - self.started
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.running_since = time.perf_counter()
@@ -189,7 +213,7 @@ class RunRecord(Callback):
         if process_rank() != 0:
             return
         self.record |= entries
-        self.record["wall_seconds"] = round(time.perf_counter() - self.started, 2)
+        self.record["wall_seconds"] = round(self.wall_seconds(), 2)
         if self.training_seconds:
             self.record["training_seconds"] = round(self.training_seconds, 2)
             speed = round(self.units / self.training_seconds, 1)

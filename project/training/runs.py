@@ -8,7 +8,15 @@ from typing import Any
 import yaml
 
 # Keys that say where and when a run was made, and not what was computed.
-ELSEWHERE = {"seed_everything", "experiment", "runs_dir", "root", "cache_dir"}
+ELSEWHERE = {
+    "seed_everything",
+    "experiment",
+    "runs_dir",
+    "root",
+    "cache_dir",
+    "checkpoint_minutes",
+    "num_workers",
+}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Learning rate over a run."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -44,6 +44,15 @@ class WarmupDecay(LRScheduler):
         for group, lr in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
             group["lr"] = lr
         self._last_lr = self.get_lr()
+
+    def state_dict(self) -> dict[str, Any]:
+        # The length is the run's and not the schedule's: a resumed run may be a longer one.
+        return {k: v for k, v in super().state_dict().items() if k != "total_steps"}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        for group, lr in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
+            group["lr"] = lr
 
     def get_lr(self) -> list[float | Tensor]:
         return [lr * self.multiplier(self.last_epoch) for lr in self.base_lrs]

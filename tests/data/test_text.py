@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from lightning.pytorch import Trainer as LightningTrainer
 
 from project.data.corpora import PythonDocs, TextCorpus
 from project.data.loader import IGNORED
@@ -163,7 +164,8 @@ def test_streams_are_shared_by_processes_row_by_row(tmp_path) -> None:
     class Trainer:
         world_size = 2
         global_rank = 0
-        overfit_batches = 1.0  # the position is then (0, 0)
+        overfit_batches = 0
+        fit_loop = LightningTrainer(logger=False, enable_checkpointing=False).fit_loop
 
     data = numbered(tmp_path, batch_size=2, streams=True)
     together = numbered(tmp_path, batch_size=4, streams=True).train_dataloader()

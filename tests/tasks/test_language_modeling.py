@@ -20,6 +20,7 @@ from project.models.mlp import MLPLanguageModel
 from project.models.rnn import RNNLanguageModel
 from project.models.transformer import GPT
 from project.tasks.language_modeling import LanguageModeling
+from project.training.run_files import MetricsFile
 
 SENTENCE = "It was the best of times, it was the worst of times.\n"
 
@@ -258,7 +259,7 @@ def test_network_for_other_data_is_refused_with_the_flags_to_set(tmp_path) -> No
 
 def test_a_sample_is_written_at_each_validation(tmp_path) -> None:
     task = LanguageModeling(small_mlp(), sample_prompt="It was", sample_tokens=20)
-    logger = CSVLogger(tmp_path / "log", name="", version="")
+    logger = MetricsFile(tmp_path / "log")
     trainer = Trainer(
         accelerator="cpu",
         max_steps=9,
@@ -281,7 +282,7 @@ def test_a_sample_is_written_at_each_validation(tmp_path) -> None:
 def test_logits_that_are_not_finite_do_not_stop_the_training_by_the_sample(tmp_path) -> None:
     network = small_mlp()
     nn.init.constant_(network.head.weight, torch.nan)
-    logger = CSVLogger(tmp_path / "log", name="", version="")
+    logger = MetricsFile(tmp_path / "log")
     trainer = quiet_trainer(tmp_path, max_steps=2, val_check_interval=2, logger=logger)
     trainer.fit(LanguageModeling(network), small_data(tmp_path))
     assert trainer.global_step == 2
@@ -304,9 +305,7 @@ def test_a_prompt_that_cannot_be_is_refused_before_the_training(tmp_path, prompt
 def test_a_larger_vocabulary_than_the_data_have_is_never_sampled(tmp_path) -> None:
     data = small_data(tmp_path, CharTokenizer())
     task = LanguageModeling(small_mlp(), sample_tokens=100)
-    trainer = quiet_trainer(
-        tmp_path, max_epochs=1, logger=CSVLogger(tmp_path / "log", name="", version="")
-    )
+    trainer = quiet_trainer(tmp_path, max_epochs=1, logger=MetricsFile(tmp_path / "log"))
     trainer.fit(task, data)
     assert "|" in (tmp_path / "log" / "samples.txt").read_text(encoding="utf-8")
 

@@ -1,0 +1,162 @@
+"""What stops a run before its end: signals from outside, and a loss that is not finite."""
+
+import atexit
+import math
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from project.messages import RunError
+
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+if hasattr(signal, "SIGUSR1"):  # what SLURM is told to send before the time limit
+    EXIT_CODES[signal.SIGUSR1] = 143
+
+
+class StopRequest:
+    """Remembers that a signal asked the run to stop; the run stops where it can be continued.
+
+    The handler sets a flag and nothing else: whatever it did more would happen between any two
+    instructions of a training step, and on one process alone. (Lightning's own handlers, 2.6.6,
+    wait for the other processes there, which hangs, or save half a step.)
+
+    Attributes:
+        exit_code: 143 after SIGTERM or SIGUSR1, 130 after Ctrl-C, else 0.
+    """
+
+    def __init__(self) -> None:
+        self.exit_code = 0
+
+    @contextmanager
+    def listening(self, at_once: Callable[[], None]) -> Iterator[None]:
+        """Take the signals while inside.
+
+        Args:
+            at_once: Called when a second Ctrl-C ends the process at once.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield  # Python lets no other thread listen
+            return
+
+        def handle(signum: int, frame: Any) -> None:
+            if self.exit_code and signum == signal.SIGINT:
+                at_once()
+                os._exit(130)
+            self.exit_code = self.exit_code or EXIT_CODES[signal.Signals(signum)]
+            name = signal.Signals(signum).name
+            text = f"\n{name}: stopping after this step; Ctrl-C stops at once\n"
+            os.write(2, text.encode())  # `print` may be interrupted in the middle of itself
+
+        before = {signum: signal.signal(signum, handle) for signum in EXIT_CODES}
+        try:
+            yield
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+
+class StopBeforeTesting(Callback):
+    """Ends a run that was asked to stop while it measures its best checkpoint."""
+
+    def __init__(self, stop: StopRequest) -> None:
+        self.stop = stop
+
+    def on_validation_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.state.fn == "validate":  # within a training it goes on to the next step
+            self.stop_if_asked(trainer)
+
+    def on_test_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        self.stop_if_asked(trainer)
+
+    def stop_if_asked(self, trainer: Trainer) -> None:
+        if exit_code := largest_of_all(trainer, [self.stop.exit_code])[0]:
+            leave(trainer, exit_code)
+
+
+class FiniteLoss(Callback):
+    """Stops a run at the step whose loss is NaN or infinite.
+
+    Raises:
+        RunError: On every process, with the step, the learning rate and the gradient norm.
+    """
+
+    def __init__(self) -> None:
+        self.loss: Tensor | None = None
+        self.copied: Any = None
+        self.outputs_before: Any = None
+
+    def on_before_backward(
+        self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
+    ) -> None:
+        # A GPU is waited for no longer than its forward pass: the copy is asked for now and
+        # looked at when the rest of the step is under way.
+        if loss.is_cuda:
+            self.loss = torch.empty((), pin_memory=True).copy_(loss.detach(), non_blocking=True)
+            self.copied = torch.cuda.Event()
+            self.copied.record()
+        else:
+            self.loss = loss.detach()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.loss is None:  # a task that does without `backward`
+            return
+        if self.copied is not None:
+            self.copied.synchronize()
+        is_finite = math.isfinite(self.loss.item())
+        if largest_of_all(trainer, [int(not is_finite)])[0]:
+            message = self.message(trainer, pl_module, outputs, batch_idx)
+            wait_for_children(trainer)
+            raise RunError(message)
+        self.outputs_before = outputs
+
+    def message(self, trainer: Trainer, module: LightningModule, outputs: Any, batch: int) -> str:
+        gradients = [p.grad for p in module.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients).item()
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        loss, before = loss_in(outputs), loss_in(self.outputs_before)
+        where = f"{loss}" if not math.isfinite(loss) else f"not finite on another process, {loss:g}"
+        return (
+            f"the loss is {where} at step {trainer.global_step} (epoch {trainer.current_epoch}, "
+            f"batch {batch}): learning rate {rate:g}, gradient norm {norm:g}, loss of the batch "
+            f"before {before:g}; set --model.optimizer.lr to less, or --trainer.gradient_clip_val 1"
+        )
+
+
+def loss_in(outputs: Any) -> float:
+    """Return the loss in what a training step returned, NaN where it has none."""
+    return float(outputs["loss"]) if isinstance(outputs, Mapping) else math.nan
+
+
+def leave(trainer: Trainer, exit_code: int) -> NoReturn:
+    """End this process; every process of the run must call it at the same step."""
+    wait_for_children(trainer)
+    raise SystemExit(exit_code)
+
+
+def wait_for_children(trainer: Trainer) -> None:
+    """Let processes that Lightning started end by themselves, before this one ends.
+
+    Else its observer, which looks every 5 s, kills this process when one of them has left.
+    """
+    started = getattr(trainer.strategy.launcher, "procs", [])
+    for process in started:
+        atexit.register(process.wait, timeout=60)
+    started.clear()
+
+
+def largest_of_all(trainer: Trainer, numbers: list[int]) -> list[int]:
+    """Return the largest of each number over all processes."""
+    if trainer.world_size == 1:
+        return numbers
+    mine = torch.tensor(numbers, device=trainer.strategy.root_device)
+    largest: Tensor = trainer.strategy.reduce(mine, reduce_op="max")
+    return largest.tolist()

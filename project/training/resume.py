@@ -1,0 +1,195 @@
+"""What `--resume RUN` finds, and what it refuses before anything is changed."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from project.configuration import ProjectCLI
+from project.messages import UsageError
+from project.training.checkpoint import check_classes
+from project.training.checkpoint_file import newest
+from project.training.run_directory import process_rank, provenance
+
+# Keys whose value may change and leave every number as it was. Data files may have moved: their
+# hash is compared.
+HARMLESS = {
+    "cache_dir",
+    "checkpoint_minutes",
+    "devices",
+    "enable_model_summary",
+    "enable_progress_bar",
+    "logger",
+    "num_nodes",
+    "num_workers",
+    "path",
+    "root",
+    "runs_dir",
+    "test_path",
+    "val_path",
+}
+LENGTHS = ("max_epochs", "max_steps")  # of a run, which may be raised
+
+
+@dataclass(frozen=True)
+class StoppedRun:
+    """A run that is to go on.
+
+    Attributes:
+        record: What its `run.json` holds.
+        checkpoint: The newest whole one to resume from; None for a run that has none yet.
+        content: What that holds.
+        config: The complete configuration, as YAML.
+    """
+
+    directory: Path
+    record: dict[str, Any]
+    checkpoint: Path | None
+    content: dict[str, Any]
+    config: str
+
+    @property
+    def point(self) -> dict[str, Any]:
+        """What `ResumePoint` saved."""
+        return self.content.get("resume", {})
+
+
+@contextmanager
+def sole_user(directory: Path) -> Iterator[None]:
+    """Keep other processes from resuming a run that goes on; the lock ends with the process.
+
+    Raises:
+        UsageError: If another process has the run.
+    """
+    if process_rank() != 0:
+        yield
+        return
+    lock = FileLock(directory / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UsageError(
+            f"the run {str(directory)!r} is still going on in another process; stop that one first"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def run_directory_of(run: str) -> Path:
+    """Return the directory of the run to resume.
+
+    Raises:
+        UsageError: If it is not one.
+    """
+    directory = Path(run)
+    if directory.suffix == ".ckpt":
+        raise UsageError(f"--resume {run}: give the run directory, not a checkpoint in it")
+    if not directory.is_dir():
+        raise UsageError(f"--resume {run}: there is no such run directory; see `ls runs`")
+    if not (directory / "config.yaml").is_file() or not (directory / "run.json").is_file():
+        raise UsageError(
+            f"--resume {run}: this is not a run, or one that stopped before it began: it has no "
+            "config.yaml or no run.json"
+        )
+    return directory
+
+
+def open_run(directory: Path, allowed: list[str]) -> StoppedRun:
+    """Read a run and choose the checkpoint to go on from, with a warning for a damaged one.
+
+    Args:
+        allowed: Packages whose classes its configuration may name, besides ours.
+
+    Raises:
+        UsageError: If it cannot be gone on with.
+    """
+    try:
+        record = json.loads((directory / "run.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{str(directory / 'run.json')!r} is damaged: {error}") from error
+    checkpoint, content, damage = newest(directory / "checkpoints")
+    if process_rank() == 0:
+        for text in damage:
+            warn(f"{text}; going on from {checkpoint}, which is older")
+    if checkpoint is None and (directory / "metrics.csv").is_file():
+        raise UsageError(
+            f"the run {str(directory)!r} has logged metrics but has no checkpoint to go on from; "
+            f"repeat it: --config {directory / 'config.yaml'}"
+        )
+    config = content.get("config") or (directory / "config.yaml").read_text(encoding="utf-8")
+    check_classes(yaml.safe_load(config), allowed)
+    return StoppedRun(directory, record, checkpoint, content, config)
+
+
+def changes(run: StoppedRun, cli: ProjectCLI) -> dict[str, tuple[Any, Any]]:
+    """Return {key: (value of the run, value now)} of the configuration."""
+    before = flat(yaml.safe_load(run.config))
+    now = flat(yaml.safe_load(complete_config(cli)))
+    keys = sorted(before.keys() | now.keys())
+    return {k: (before.get(k), now.get(k)) for k in keys if before.get(k) != now.get(k)}
+
+
+def complete_config(cli: ProjectCLI) -> str:
+    return cli.parser.dump(cli.config, skip_unset=False)
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Return {dotted key: value} of nested dictionaries; a list is one value."""
+    if not isinstance(tree, dict) or not tree:
+        return {prefix: tree}
+    parts: dict[str, Any] = {}
+    for key, value in tree.items():
+        parts |= flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return parts
+
+
+def is_longer(key: str, before: Any, now: Any) -> bool:
+    """Return whether a limit on the length of a run was raised; -1 and None are no limit."""
+    if key.removeprefix("trainer.") not in LENGTHS:
+        return False
+    unlimited = (None, -1)
+    return before not in unlimited and (now in unlimited or now > before)
+
+
+def inexact(run: StoppedRun, changed: dict[str, tuple[Any, Any]], cli: ProjectCLI) -> list[str]:
+    """Return what would make the rest of the run another one than it would have been."""
+    reasons = []
+    for key, (before, now) in changed.items():
+        is_harmless = not HARMLESS.isdisjoint(key.split("."))
+        if not is_harmless and not is_longer(key, before, now):
+            reasons.append(f"{key.replace('.init_args', '')} was {before} and is {now}")
+    had = run.point.get("data")
+    if had and process_rank() == 0:  # which has opened the data
+        has = cli.datamodule.describe()["sha256"]
+        reasons += [
+            f"the {name} data have SHA-256 {has.get(name, 'none')[:12]}... and had {digest[:12]}..."
+            for name, digest in had.items()
+            if digest != has.get(name)
+        ]
+    return reasons
+
+
+def other_surroundings(run: StoppedRun) -> list[str]:
+    """Return what is not as it was around the run, and may change the last bits of numbers."""
+    now = provenance([])
+    found = []
+    for part in ("versions", "hardware"):
+        for name, value in now[part].items():
+            before = run.record.get(part, {}).get(name)
+            if before is not None and before != value and name != "platform":
+                found.append(f"{name} was {before} and is {value}")
+    if run.record.get("git", {}).get("commit") != now["git"]["commit"]:
+        found.append("the code is at another commit")
+    return found
+
+
+def warn(text: str) -> None:
+    os.write(2, f"warning: {text}\n".encode())

@@ -1,0 +1,96 @@
+"""The Trainer of a run: what Lightning brings, with our checkpoints, loggers and displays."""
+
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+
+from project.configuration import Selection
+from project.training.checkpoint_file import DurableCheckpointIO
+from project.training.progress import progress_display
+from project.training.run_files import MetricsFile
+
+
+class ValidateAtLastStep(Callback):
+    """Makes a run that is limited in steps, or validated by steps, end with a validation."""
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        is_last_epoch = trainer.current_epoch + 1 == trainer.max_epochs
+        by_steps = trainer.check_val_every_n_epoch is None
+        ends = by_steps and is_last_epoch and trainer.is_last_batch
+        if ends or trainer.global_step == trainer.max_steps:
+            trainer.should_stop = True  # Lightning validates before an early stop
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps `best.ckpt`, and knows the best score after the run's directory was moved."""
+
+    def __init__(self, directory: Path, best: Selection) -> None:
+        super().__init__(
+            directory / "checkpoints",
+            filename="best",
+            monitor=best.monitor,
+            mode=best.mode,
+            enable_version_counter=False,
+        )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        before, now = str(state_dict["dirpath"]), str(self.dirpath)
+
+        def moved(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {moved(key): item for key, item in value.items()}
+            return value.replace(before, now, 1) if isinstance(value, str) else value
+
+        super().load_state_dict({name: moved(value) for name, value in state_dict.items()})
+        self.current_score = state_dict["current_score"]  # which Lightning saves and leaves
+
+
+def build_trainer(
+    settings: Namespace, best: Selection, ours: list[Callback], directory: Path
+) -> Trainer:
+    """Return the Trainer of a run.
+
+    Args:
+        settings: What Lightning's Trainer takes.
+        ours: Callbacks that come before the user's.
+        directory: Of the run.
+    """
+    arguments = dict(settings)
+    callbacks = [*ours, *as_list(arguments.pop("callbacks"))]
+    if best.patience is not None:
+        callbacks.append(EarlyStopping(best.monitor, mode=best.mode, patience=best.patience))
+    if arguments["enable_progress_bar"] is not False:
+        callbacks.append(display := progress_display())
+        arguments["enable_progress_bar"] = isinstance(display, ProgressBar)
+    arguments["enable_model_summary"] = bool(arguments["enable_model_summary"])
+    arguments["plugins"] = [*as_list(arguments["plugins"]), DurableCheckpointIO()]
+    arguments["default_root_dir"] = str(directory)
+    loggers = loggers_of(arguments.pop("logger"), directory)
+    trainer = Trainer(**arguments, callbacks=callbacks, logger=loggers)
+    # `StopRequest` takes the signals. Lightning's handlers wait for other processes, which hangs.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return trainer
+
+
+def loggers_of(chosen: Any, directory: Path) -> list[Logger]:
+    """Return `metrics.csv` and the loggers that were chosen, TensorBoard by default.
+
+    A W&B run has the name of the directory, so that a resumed run is the same one there.
+    """
+    if chosen is None or chosen is True:
+        chosen = TensorBoardLogger(directory, name="", version="", default_hp_metric=False)
+    loggers: list[Logger] = [MetricsFile(directory), *as_list(chosen or None)]
+    for logger in loggers:
+        if isinstance(logger, WandbLogger) and logger.version is None:
+            logger._wandb_init["id"] = logger._id = directory.name
+    return loggers
+
+
+def as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
