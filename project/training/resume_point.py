@@ -36,6 +36,7 @@ PRIVATE = (
     "fit_loop.epoch_loop.restarted_on_train_batch_end",
     "fit_loop.epoch_loop.restarted_on_last",
     "fit_loop.epoch_loop.batch_progress",
+    "fit_loop.epoch_loop.val_loop.batch_progress",
     "fit_loop.epoch_loop._results",
     "_logger_connector._callback_metrics",
     "_signal_connector.register_signal_handlers",
@@ -113,6 +114,7 @@ class ResumePoint(Callback):
         self.saving_at: str | None = None  # while a point is being saved
         self.restored: dict[str, Any] | None = None
         self.unfinished_averages: dict[str, Any] = {}
+        self.validated: dict[str, Any] | None = None  # counter of validation batches, as saved
         self.saved_at = -float("inf")  # seconds of the monotonic clock
         self.save_seconds = 0.0
 
@@ -122,6 +124,10 @@ class ResumePoint(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        counter = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
+        if self.validated is not None:  # Lightning has counted a validation that did not run
+            counter.load_state_dict(self.validated)
+            self.validated = None
         if batch_idx % trainer.accumulate_grad_batches:
             return  # gradients are waiting, and are not saved
         is_due = int(self.is_due(is_epoch_start=batch_idx == 0))
@@ -181,6 +187,8 @@ class ResumePoint(Callback):
             return
         restored, self.restored = self.restored, None
         set_back_counters(trainer, restored["at"])
+        if restored["at"] == "batch_start":
+            self.validated = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.state_dict()
         trainer.accumulate_grad_batches = restored["accumulate_grad_batches"]
         device = pl_module.device
         metrics = apply_to_collection(restored["callback_metrics"], Tensor, Tensor.to, device)

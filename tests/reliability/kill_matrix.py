@@ -85,7 +85,7 @@ trainer:
 best: {monitor: val/loss, mode: min}
 checkpoint_minutes: 0
 """
-STEPS_OF_AN_EPOCH, STEPS = 8, 24
+STEPS_OF_AN_EPOCH = 8
 WORDS = "the quick brown fox jumps over the lazy dog and then it sleeps for a long while\n"
 
 
@@ -107,6 +107,7 @@ class Row:
     processes: int = 1
     workers: tuple[int, int] = (0, 0)
     streams: bool = False
+    accumulate: int = 1
 
     def config(self) -> str:
         arguments = {
@@ -147,7 +148,7 @@ class Verdict:
     """What a kill came to."""
 
     row: str
-    moment: Moment
+    column: str
     differences: list[str] = field(default_factory=list)
     replayed: int = 0  # training steps that were taken a second time
     seconds: float = 0.0
@@ -183,30 +184,35 @@ ROWS = (
         "--trainer.max_epochs=-1", "--trainer.max_steps=19", "--trainer.val_check_interval=5",
         "--trainer.check_val_every_n_epoch=null")),
     Row("CNN, validation in the epoch", "CNN", flags=("--trainer.val_check_interval=3",)),
-    Row("CNN, accumulate 3", "CNN", flags=("--trainer.accumulate_grad_batches=3",)),
-    Row("LSTM, accumulate 2", "RNNLanguageModel", streams=True,
-        flags=("--trainer.accumulate_grad_batches=2",)),
+    Row("CNN, accumulate 3", "CNN", accumulate=3),
+    Row("LSTM, accumulate 2", "RNNLanguageModel", streams=True, accumulate=2),
     Row("MLP, bf16", "MLP", flags=("--trainer.precision=bf16-mixed",)),
     Row("CNN, DDP", "CNN", processes=2),
     Row("LSTM, DDP", "RNNLanguageModel", processes=2, streams=True),
-    Row("GPT, DDP, accumulate 2", "GPT", processes=2,
-        flags=("--trainer.accumulate_grad_batches=2",)),
+    Row("GPT, DDP, accumulate 2", "GPT", processes=2, accumulate=2),
 )  # fmt: skip
-MOMENTS = (
-    Moment("before update", 13),  # in the middle of the second epoch
-    Moment("after update", 16),  # last batch of the second epoch
-    Moment("in validation", 3),  # of the second epoch
-    Moment("in step", 12),  # between two steps where gradients are accumulated
-    Moment("in write", 14),
-)
+
+
+def moments_of(row: Row) -> dict[str, Moment]:
+    """Return the moments that a row is killed at: {name in the table: moment}."""
+    steps = -(-STEPS_OF_AN_EPOCH // row.accumulate)  # of an epoch
+    return {
+        "middle of epoch": Moment("before update", steps + steps // 2 + 1),
+        "end of epoch": Moment("after update", 2 * steps),
+        "in validation": Moment("in validation", 3),  # of the second epoch
+        "between updates": Moment("in step", STEPS_OF_AN_EPOCH + 4),
+        "in write": Moment("in write", 3 if SPARSE[0] in row.flags else 2 * steps - 1),
+    }
+
+
 SMALL = (
-    ("MLP, sparse", MOMENTS[0]),
-    ("CNN, EMA", MOMENTS[1]),
-    ("CNN, accumulate 3", MOMENTS[3]),
-    ("LSTM, 2 workers", MOMENTS[0]),
-    ("GPT", MOMENTS[4]),
-    ("MLP, plateau", MOMENTS[2]),
-    ("LSTM, DDP", Moment("sigterm", 10, rank=1)),
+    ("MLP, sparse", "middle of epoch"),
+    ("CNN, EMA", "end of epoch"),
+    ("CNN, accumulate 3", "between updates"),
+    ("LSTM, 2 workers", "middle of epoch"),
+    ("GPT", "in write"),
+    ("MLP, plateau", "in validation"),
+    ("LSTM, DDP", "SIGTERM to one"),
 )
 
 
@@ -349,7 +355,8 @@ def command_line(row: Row, is_resumed: bool = False, folder: Path | None = None)
         return ["--resume", f"runs/{directory.name}", *workers]
     distributed = ["--trainer.devices=2", "--trainer.strategy=ddp"] if row.processes == 2 else []
     workers = [f"--data.num_workers={row.workers[0]}"] if row.workers[0] else []
-    return ["--config", "config.yaml", *row.flags, *distributed, *workers]
+    accumulate = [f"--trainer.accumulate_grad_batches={row.accumulate}"]
+    return ["--config", "config.yaml", *row.flags, *accumulate, *distributed, *workers]
 
 
 def prepare(row: Row, folder: Path) -> None:
@@ -371,9 +378,11 @@ def reference(row: Row, folder: Path) -> float:
     return time.monotonic() - started
 
 
-def kill_and_resume(row: Row, moment: Moment, whole: Path, seconds: float, folder: Path) -> Verdict:
+def kill_and_resume(
+    row: Row, column: str, moment: Moment, whole: Path, seconds: float, folder: Path
+) -> Verdict:
     """End a run at a moment, resume it, and compare with the run in `whole`."""
-    verdict = Verdict(row.name, moment)
+    verdict = Verdict(row.name, column)
     started = time.monotonic()
     prepare(row, folder)
     kill_after = seconds * moment.count / 1000 if moment.at == "any time" else None
@@ -381,9 +390,8 @@ def kill_and_resume(row: Row, moment: Moment, whole: Path, seconds: float, folde
     expected = 143 if moment.at == "sigterm" else -signal.SIGKILL
     if moment.at != "any time" and any(code != expected for code in codes):
         verdict.differences.append(f"exit codes {codes} in place of {expected}")
-        verdict.differences.append((folder / "log.txt").read_text()[-2000:])
+        verdict.differences.append((folder / "log.txt").read_text()[-1500:])
         return verdict
-    before = len(steps_of(folder))
     if list(folder.glob("runs/*/run.json")):
         codes = finish(start(row, command_line(row, True, folder), folder, None))
     else:  # it was killed before the run was created: nothing to resume, nothing lost
@@ -391,11 +399,10 @@ def kill_and_resume(row: Row, moment: Moment, whole: Path, seconds: float, folde
         codes = finish(start(row, command_line(row), folder, None))
     if any(codes):
         verdict.differences.append(f"--resume ended with {codes}")
-        verdict.differences.append((folder / "log.txt").read_text()[-2000:])
+        verdict.differences.append((folder / "log.txt").read_text()[-1500:])
         return verdict
     verdict.differences += compare(whole, folder)
     verdict.replayed = len(steps_of(folder)) - len(steps_of(whole))
-    assert before or moment.at == "any time"
     verdict.seconds = time.monotonic() - started
     return verdict
 
@@ -511,29 +518,26 @@ def in_two_at_a_time(tasks: list[Callable[[], Any]], report: Callable[[Any], Non
     shutil.rmtree(folder)
 
 
-def cells(options: argparse.Namespace) -> list[tuple[Row, Moment]]:
+def cells(options: argparse.Namespace) -> list[tuple[Row, str, Moment]]:
+    """Return every (row, column of the table, moment) that is asked for."""
     rows = {row.name: row for row in ROWS if row.name.startswith(options.only)}
-    if options.small:
-        return [(rows[name], moment) for name, moment in SMALL if name in rows]
-    found = [(row, moment) for row in rows.values() for moment in moments_of(row)]
-    found += [(row, Moment("in test", 1)) for row in list(rows.values())[:4]]
-    found += [(row, Moment("after write", 15)) for row in list(rows.values())[:4]]
+    found = [(row, name, m) for row in rows.values() for name, m in moments_of(row).items()]
+    found += [(row, "in test", Moment("in test", 1)) for row in rows.values()]
+    found += [
+        (row, "after write", Moment("after write", 2 * STEPS_OF_AN_EPOCH // row.accumulate))
+        for row in rows.values()
+        if not row.flags
+    ]
     for row in rows.values():
         if row.processes == 2:
-            found.append((row, Moment("sigterm", 10, rank=0)))
-            found.append((row, Moment("sigterm", 10, rank=1)))
+            found += [(row, "SIGTERM to one", Moment("sigterm", 7, rank)) for rank in (1, 0)]
+    if options.small:
+        return [next(c for c in found if (c[0].name, c[1]) == wanted) for wanted in SMALL]
     moments = random.Random(options.seed)
     for _ in range(options.random):
         row = moments.choice(list(rows.values()))
-        found.append((row, Moment("any time", moments.randrange(50, 1000))))
+        found.append((row, "any time", Moment("any time", moments.randrange(50, 1000))))
     return found
-
-
-def moments_of(row: Row) -> list[Moment]:
-    """Return the moments that every row is killed at; a sparse one writes less often."""
-    if SPARSE[0] in row.flags:
-        return [*MOMENTS[:-1], Moment("in write", 3)]
-    return list(MOMENTS)
 
 
 def main() -> int:
@@ -548,12 +552,14 @@ def main() -> int:
     options = form.parse_args()
     folder = (options.keep or Path(tempfile.mkdtemp())).resolve()
     todo = cells(options)
-    rows = {row.name: row for row, _ in todo}
+    rows = {row.name: row for row, *_ in todo}
     seconds: dict[str, float] = {}
     verdicts: list[Verdict] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                TimeElapsedColumn())  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    with Progress(
+        *columns, console=Console(stderr=True), redirect_stdout=False, redirect_stderr=False
+    ) as bars:
         bar = bars.add_task("without a stop", total=len(rows))
 
         def have_reference(result: tuple[str, float]) -> None:
@@ -564,7 +570,8 @@ def main() -> int:
             verdicts.append(verdict)
             bars.advance(bar)
             if verdict.differences:
-                bars.console.print(f"{verdict.row}, {verdict.moment}: {verdict.differences[:6]}")
+                found = "\n".join([f"{verdict.row}, {verdict.column}:", *verdict.differences[:6]])
+                bars.console.print(found, markup=False, highlight=False)
 
         torch.set_num_threads(1)
         in_two_at_a_time(
@@ -574,10 +581,10 @@ def main() -> int:
         bar = bars.add_task("killed, resumed", total=len(todo))
         in_two_at_a_time(
             [
-                lambda r=r, m=m, i=i: kill_and_resume(
-                    r, m, folder / r.name / "whole", seconds[r.name], folder / r.name / str(i)
+                lambda r=r, c=c, m=m, i=i: kill_and_resume(
+                    r, c, m, folder / r.name / "whole", seconds[r.name], folder / r.name / str(i)
                 )
-                for i, (r, m) in enumerate(todo)
+                for i, (r, c, m) in enumerate(todo)
             ],
             have_verdict,
         )
@@ -589,13 +596,13 @@ def main() -> int:
 
 def table(rows: list[str], verdicts: list[Verdict]) -> str:
     """Return a line for each row: kills, of which equal, and steps taken twice."""
-    kinds = sorted({verdict.moment.at for verdict in verdicts})
+    kinds = list(dict.fromkeys(verdict.column for verdict in verdicts))
     lines = [["", *kinds, "equal", "steps twice"]]
     for row in [*rows, "all"]:
         mine = [v for v in verdicts if row in (v.row, "all")]
         line = [row]
         for kind in kinds:
-            some = [v for v in mine if v.moment.at == kind]
+            some = [v for v in mine if v.column == kind]
             line.append(f"{sum(not v.differences for v in some)}/{len(some)}" if some else "")
         line.append(f"{sum(not v.differences for v in mine)}/{len(mine)}")
         line.append(str(sum(v.replayed for v in mine)))
