@@ -1,5 +1,7 @@
 # make train   environment, then one training run on embedded data
 # make test    environment, then the tests
+# make kill-matrix   kill and resume 327 runs, and compare them bit by bit (about 7 minutes)
+# make fault-cases   what goes wrong with a run, and the answer to each, as a table
 #
 # The environment is .venv, made from requirements.lock (uv if it is there, else pip). A second
 # call installs nothing. Choose the interpreter with PYTHON=python3.12. On Linux the locked torch
@@ -10,7 +12,7 @@ TORCH ?=
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 INSTALLED := .venv/installed
 
-.PHONY: install train test test-slow lint lock clean
+.PHONY: install train test test-slow kill-matrix fault-cases lint lock clean
 
 train: install
 	$(BIN)/python -m project.train $(ARGS)
@@ -20,6 +22,12 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest $(ARGS)
+
+kill-matrix: install
+	$(BIN)/python tests/reliability/kill_matrix.py $(ARGS)
+
+fault-cases: install
+	$(BIN)/python tests/reliability/test_fault_cases.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -119,11 +119,12 @@ def language_model(run: str, allowed: list[str]) -> tuple[Any, Any]:
         UsageError: If there is no checkpoint, or it is not one of a language model.
     """
     from project.messages import UsageError
-    from project.training.checkpoint import checkpoint_of, load, rebuild
+    from project.training.checkpoint import checkpoint_of, rebuild
+    from project.training.checkpoint_file import read
     from project.training.run import quieten_lightning
 
     path = checkpoint_of(run)
-    content = load(path)
+    content = read(path)
     parts = (part for part in content.values() if isinstance(part, dict))
     if not any("tokenizer_state" in part for part in parts):
         name = content.get("hyper_parameters", {}).get("_class_path", "another task")

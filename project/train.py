@@ -40,6 +40,9 @@ keys (every argument of the class that stands there):
 A new optimizer or scheduler starts from its own defaults. A new network, task
 or data set keeps the values you wrote whose names it shares (num_classes).
 
+  --resume RUN                go on with a stopped run, exactly, in its directory;
+                              with --force although it changed, with --allow
+                              PACKAGE if it names classes of another package
   --help                      this screen
   --help all                  every key of the chosen classes
   --model.network.help CLASS  every argument of a class

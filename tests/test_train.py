@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule
 
 from project.configuration import CONFIGS, ProjectCLI
 from project.train import HELP, main
-from project.training.run import command
+from project.training.run import command, general_options
 
 SHORT = ["--trainer.max_epochs=2", "--trainer.accelerator=cpu"]
 
@@ -268,7 +268,8 @@ def test_every_example_of_the_help_parses(monkeypatch, stand_in_data) -> None:
     monkeypatch.chdir(CONFIGS.parent)
     examples = [line.strip() for line in HELP.splitlines() if line.startswith("  python -m")]
     for example in examples:
-        ProjectCLI(shlex.split(example)[3:])
+        _, arguments = general_options(shlex.split(example)[3:])
+        ProjectCLI(arguments)
 
 
 @pytest.mark.parametrize(

@@ -82,8 +82,6 @@ class SeededLoader(Generic[Batch]):
         self.world_size = world_size
         self.position = position
         self.num_workers = num_workers
-        self.last_order: tuple[int, Tensor] | None = None  # and its epoch
-        self.workers: DataLoader[Batch] | None = None  # started when a batch is first asked for
 
     def __len__(self) -> int:
         if self.shuffle:
@@ -91,27 +89,21 @@ class SeededLoader(Generic[Batch]):
         return -(-self.num_samples // (self.batch_size * self.world_size))
 
     def __iter__(self) -> Iterator[Batch]:
-        if self.num_workers:
-            if self.workers is None:
-                self.workers = DataLoader(
-                    BatchesByCoordinates(self),
-                    sampler=Coordinates(self),
-                    batch_size=None,
-                    collate_fn=lambda batch: batch,
-                    num_workers=self.num_workers,
-                    multiprocessing_context="fork",
-                    persistent_workers=True,
-                )
-            yield from self.workers
-        else:
-            yield from (self.batch(*coordinates) for coordinates in Coordinates(self))
-
-    def batch(self, epoch: int, k: int) -> Batch:
-        """Return batch k of an epoch."""
-        if self.last_order is None or self.last_order[0] != epoch:
-            self.last_order = epoch, self.order(epoch)
-        indices = self.last_order[1][k * self.batch_size : (k + 1) * self.batch_size]
-        return self.make_batch(indices, epoch)
+        epoch, first_batch = self.position()
+        batches = EpochOfBatches(self, epoch)
+        places = range(first_batch, len(self))
+        if self.num_workers == 0:
+            yield from (batches[k] for k in places)
+            return
+        # Workers of an epoch end with it: those that lasted would end 5 s late each (torch 2.15).
+        yield from DataLoader(
+            batches,
+            sampler=places,
+            batch_size=None,
+            collate_fn=lambda batch: batch,
+            num_workers=self.num_workers,
+            multiprocessing_context="fork",
+        )
 
     def order(self, epoch: int) -> Tensor:
         """Return the indices that this process visits in `epoch`, int64."""
@@ -125,25 +117,17 @@ class SeededLoader(Generic[Batch]):
         return order[self.rank :: self.world_size]
 
 
-class Coordinates:
-    """Yields (epoch, k) of the batches that are to come."""
+class EpochOfBatches(Dataset[Batch]):
+    """The batches of one epoch by their number, as workers ask for them."""
 
-    def __init__(self, loader: SeededLoader[Any]) -> None:
+    def __init__(self, loader: SeededLoader[Batch], epoch: int) -> None:
         self.loader = loader
+        self.epoch = epoch
+        self.order = loader.order(epoch)
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        epoch, first_batch = self.loader.position()
-        return ((epoch, k) for k in range(first_batch, len(self.loader)))
-
-
-class BatchesByCoordinates(Dataset[Any]):
-    """Gives the batches of a loader to its workers, which are told the epoch in no other way."""
-
-    def __init__(self, loader: SeededLoader[Any]) -> None:
-        self.loader = loader
-
-    def __getitem__(self, coordinates: tuple[int, int]) -> Any:
-        return self.loader.batch(*coordinates)
+    def __getitem__(self, k: int) -> Batch:
+        size = self.loader.batch_size
+        return self.loader.make_batch(self.order[k * size : (k + 1) * size], self.epoch)
 
 
 def seeded_samples(dataset: Dataset[Any], seed: int) -> Callable[[Tensor, int], Any]:

@@ -172,7 +172,7 @@ class RNNLanguageModel(nn.Module):
         """Return the layer's output (B, T, D) and its state after, shaped as in `extend`."""
         is_lstm = isinstance(layer, nn.LSTM)
         if state is None:
-            state = x.new_zeros(2 if is_lstm else 1, len(x), layer.hidden_size)
+            state = x.new_zeros(2 if is_lstm else 1, x.shape[0], layer.hidden_size)
         before = state.chunk(2) if is_lstm else state
         if self.training and self.weight_drop > 0:
             # The layer keeps a list of its weights: one replaced by its name would not be used.

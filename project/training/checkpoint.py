@@ -1,13 +1,14 @@
 """From a run or a checkpoint file back to the objects in it."""
 
 import importlib
+from argparse import ArgumentError
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from project.messages import UsageError
-from project.training.checkpoint_file import is_address, read
+from project.training.checkpoint_file import is_address
 
 TRUSTED = ("project", "torch", "torchvision", "lightning")  # packages a checkpoint may name
 
@@ -36,11 +37,6 @@ def checkpoint_of(run: str | Path) -> str | Path:
     raise UsageError(f"{str(run)!r} is neither a run directory nor a checkpoint; see `ls runs`")
 
 
-def load(source: str | Path) -> dict[str, Any]:
-    """Return what is in a checkpoint, verified, on the CPU (see `checkpoint_file.read`)."""
-    return read(source)
-
-
 def rebuild(content: dict[str, Any], allowed: list[str]) -> tuple[Any, Any]:
     """Return the task and the data in a checkpoint, as they were; None for data it does not hold.
 
@@ -57,11 +53,18 @@ def rebuild(content: dict[str, Any], allowed: list[str]) -> tuple[Any, Any]:
     if "_class_path" not in task_arguments:
         raise UsageError("the checkpoint does not say which task it is of")
     check_classes([task_arguments, data_arguments], allowed)
-    with imports_limited_to(allowed):
-        task = instantiate(LightningModule, task_arguments)
-        data = None
-        if "_class_path" in data_arguments:
-            data = instantiate(LightningDataModule, data_arguments)
+    try:
+        with imports_limited_to(allowed):
+            task = instantiate(LightningModule, task_arguments)
+            data = None
+            if "_class_path" in data_arguments:
+                data = instantiate(LightningDataModule, data_arguments)
+    except (ArgumentError, RuntimeError, TypeError, ValueError) as error:
+        lines = str(error).splitlines()  # from jsonargparse, a page of every type that was tried
+        tried = [line for line in lines if line.lstrip().startswith("- ")]
+        wrong = [line for line in lines if "does not correspond to a subclass" in line]
+        reason = [*wrong, *tried, *lines][0].strip(" -")
+        raise UsageError(f"the checkpoint cannot be built: {reason}") from error
     task.on_load_checkpoint(content)
     task.load_state_dict(content["state_dict"])
     if data is not None and type(data).__qualname__ in content:

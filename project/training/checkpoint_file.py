@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import pickle
+import time
 import urllib.error
 import urllib.request
 import zipfile
@@ -158,7 +159,7 @@ def open_source(source: Path | str) -> BinaryIO:
         with urllib.request.urlopen(str(source), timeout=60) as answer:
             return io.BytesIO(answer.read())
     except urllib.error.URLError as error:
-        raise UsageError(f"{str(source)!r} cannot be fetched: {error.reason}") from error
+        raise UsageError(f"{str(source)!r} cannot be fetched: {error}") from error
 
 
 def is_address(source: Path | str) -> bool:
@@ -192,7 +193,12 @@ class DurableCheckpointIO(TorchCheckpointIO):
 
     Lightning's own stages files in $TMPDIR without fsync, swallows refusals, and reads addresses
     without `weights_only` (2.6.6).
+
+    Attributes:
+        seconds: That writing has taken.
     """
+
+    seconds = 0.0
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
@@ -201,6 +207,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         previous = Path(path).with_name("previous.ckpt") if Path(path).name == "last.ckpt" else None
+        started = time.perf_counter()
         try:
             write(checkpoint, Path(path), previous)
         except OSError as error:
@@ -209,6 +216,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
                 f"the checkpoint {str(path)!r} cannot be written: {os.strerror(error.errno or 0)}"
                 f"{kept}; make room or give write permission there, then go on with --resume"
             ) from error
+        self.seconds += time.perf_counter() - started
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None

@@ -83,11 +83,15 @@ class StopBeforeTesting(Callback):
 class FiniteLoss(Callback):
     """Stops a run at the step whose loss is NaN or infinite.
 
+    Args:
+        kept: Says which checkpoint there is from before.
+
     Raises:
         RunError: On every process, with the step, the learning rate and the gradient norm.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kept: Callable[[], str]) -> None:
+        self.kept = kept
         self.loss: Tensor | None = None
         self.copied: Any = None
         self.outputs_before: Any = None
@@ -128,6 +132,7 @@ class FiniteLoss(Callback):
             f"the loss is {where} at step {trainer.global_step} (epoch {trainer.current_epoch}, "
             f"batch {batch}): learning rate {rate:g}, gradient norm {norm:g}, loss of the batch "
             f"before {before:g}; set --model.optimizer.lr to less, or --trainer.gradient_clip_val 1"
+            f" ({self.kept()})"
         )
 
 

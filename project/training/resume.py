@@ -1,7 +1,7 @@
 """What `--resume RUN` finds, and what it refuses before anything is changed."""
 
 import json
-import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -142,8 +142,8 @@ def complete_config(cli: ProjectCLI) -> str:
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Return {dotted key: value} of nested dictionaries; a list is one value."""
-    if not isinstance(tree, dict) or not tree:
+    """Return {dotted key: value} of nested dictionaries; a list is one value, {} is none."""
+    if not isinstance(tree, dict):
         return {prefix: tree}
     parts: dict[str, Any] = {}
     for key, value in tree.items():
@@ -192,4 +192,4 @@ def other_surroundings(run: StoppedRun) -> list[str]:
 
 
 def warn(text: str) -> None:
-    os.write(2, f"warning: {text}\n".encode())
+    print(f"warning: {text}", file=sys.stderr, flush=True)

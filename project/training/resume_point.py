@@ -12,6 +12,7 @@ ModelCheckpoint saves, they are not.) `PRIVATE` names the fields of Lightning th
 
 import operator
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torchmetrics import Metric
 
-from project.data.loader import derived_seed, seed_generators
+from project.data.loader import SeededLoader, derived_seed, seed_generators
 from project.training.interruption import StopRequest, largest_of_all, leave
 from project.training.run_files import progress
 
@@ -116,7 +117,16 @@ class ResumePoint(Callback):
         self.unfinished_averages: dict[str, Any] = {}
         self.validated: dict[str, Any] | None = None  # counter of validation batches, as saved
         self.saved_at = -float("inf")  # seconds of the monotonic clock
+        self.saved_step: int | None = None
         self.save_seconds = 0.0
+
+    @property
+    def path(self) -> Path:
+        return self.directory / "checkpoints" / "last.ckpt"
+
+    def kept(self) -> str:
+        """Return, for a message, which checkpoint there is."""
+        return f"{self.path} is kept, of step {self.saved_step}"
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         check_lightning(trainer)
@@ -150,9 +160,10 @@ class ResumePoint(Callback):
         started = time.monotonic()
         self.saving_at = at
         try:
-            trainer.save_checkpoint(self.directory / "checkpoints" / "last.ckpt")
+            trainer.save_checkpoint(self.path)
         finally:
             self.saving_at = None
+        self.saved_step = trainer.global_step
         self.saved_at = time.monotonic()
         self.save_seconds = self.saved_at - started
 
@@ -186,6 +197,10 @@ class ResumePoint(Callback):
         if self.restored is None:
             return
         restored, self.restored = self.restored, None
+        if isinstance(trainer.train_dataloader, SeededLoader):  # of others it is true
+            warnings.filterwarnings(
+                "ignore", message="You're resuming from a checkpoint that ended"
+            )
         set_back_counters(trainer, restored["at"])
         if restored["at"] == "batch_start":
             self.validated = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.state_dict()
@@ -200,7 +215,7 @@ class ResumePoint(Callback):
             restore_epoch(pl_module, mine)
         elif hasattr(pl_module, "load_epoch_state"):
             pl_module.load_epoch_state({})  # type: ignore[operator]
-        self.saved_at = time.monotonic()
+        self.saved_at, self.saved_step = time.monotonic(), trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -21,6 +21,8 @@ from lightning.pytorch.loggers import WandbLogger
 
 from project.configuration import ProjectCLI, class_help, help_of_everything
 from project.messages import RunError, UsageError
+from project.training.checkpoint import imports_limited_to
+from project.training.checkpoint_file import DurableCheckpointIO
 from project.training.interruption import FiniteLoss, StopBeforeTesting, StopRequest
 from project.training.results import closing_table
 from project.training.resume import (
@@ -142,7 +144,8 @@ def resume(options: argparse.Namespace, arguments: list[str]) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             config = Path(scratch, "config.yaml")
             config.write_text(stopped.config, encoding="utf-8")
-            cli = build(["--config", str(config), *arguments])
+            with imports_limited_to(options.allow):
+                cli = build(["--config", str(config), *arguments])
         changed = changes(stopped, cli)
         is_extended = any(is_longer(key, *values) for key, values in changed.items())
         if stopped.record["status"] == "finished" and not is_extended:
@@ -197,7 +200,12 @@ def run(
         same_batches=not is_forced,
     )
     best = BestCheckpoint(directory, config.best)
-    ours = [point, StepSeed(int(config.seed_everything)), FiniteLoss(), ValidateAtLastStep()]
+    ours = [
+        point,
+        StepSeed(int(config.seed_everything)),
+        FiniteLoss(point.kept),
+        ValidateAtLastStep(),
+    ]
     ours += [keeper, best, StopBeforeTesting(stop)]
     try:
         trainer = build_trainer(cli.config_init.trainer, config.best, ours, directory)
@@ -295,6 +303,8 @@ def fit_and_measure(
         for logger in trainer.loggers[1:]:  # config.yaml has it beside the CSV
             logger.log_hyperparams(cli.config.as_dict())
     trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint, weights_only=True)
+    writing = trainer.strategy.checkpoint_io
+    assert isinstance(writing, DurableCheckpointIO)
     epochs, steps = trainer.current_epoch, trainer.global_step
     chosen = Path(best.best_model_path)
     if not best.best_model_path:
@@ -307,6 +317,7 @@ def fit_and_measure(
         "steps": steps,
         "chosen_by": best.monitor,
         "best_checkpoint": f"checkpoints/{chosen.name}",
+        "checkpoint_seconds": round(writing.seconds, 2),
         "metrics": measure_best(trainer, cli.model, cli.datamodule, chosen),
     }
 
@@ -374,7 +385,7 @@ def quieten_lightning() -> None:
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     for message in (
         ".*is an instance of `nn.Module`.*",  # among the hyper-parameters it reloads alone
-        ".*exists and is not empty. Previous log files.*",  # config.yaml is there first
+        ".*exists and is not empty.*",  # the directory of a run that is resumed
         "Be aware that when using `ckpt_path`, callbacks.*",  # see `measure_best`
         ".*isinstance.treespec, LeafSpec.*",  # Lightning 2.6 on torch 2.15
         ".*is smaller than the logging interval.*",  # epochs are logged all the same

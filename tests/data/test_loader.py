@@ -1,11 +1,15 @@
 """Which samples a batch holds: decided by coordinates, shared exactly between processes."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import Dataset
 
-from project.data.loader import PADDING, SeededLoader
+from project.data.loader import PADDING, SeededLoader, seeded_samples
 
 
 def indices(loader: SeededLoader[torch.Tensor]) -> list[list[int]]:
@@ -74,3 +78,43 @@ def test_fewer_samples_than_a_batch_make_one_batch() -> None:
 def test_fewer_samples_than_processes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"3 training samples .* 4 processes"):
         loader(3, 8, shuffle=True, world_size=4)
+
+
+def test_workers_make_the_same_batches_in_every_epoch_and_from_every_place() -> None:
+    place = [0, 0]
+    options = {"shuffle": True, "seed": 3, "position": lambda: tuple(place)}
+    here, elsewhere = loader(40, 6, **options), loader(40, 6, num_workers=2, **options)
+    for place[:] in ([0, 0], [1, 0], [1, 4], [2, 5]):
+        assert indices(here) == indices(elsewhere)
+        assert len(indices(here)) == len(here) - place[1]
+
+
+def test_fewer_than_no_workers_are_refused() -> None:
+    with pytest.raises(ValueError, match="num_workers -1 must be 0 or more"):
+        loader(40, 6, num_workers=-1)
+
+
+class Drawn(Dataset):
+    """A sample is its index, and a number of each generator."""
+
+    def __getitem__(self, index: int) -> list[float]:
+        return [index, random.random(), np.random.rand(), torch.rand(()).item()]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_samples_draw_by_their_coordinates(num_workers) -> None:
+    def batches(batch_size: int, epoch: int, first: int = 0) -> list[list[float]]:
+        made = SeededLoader(
+            24, batch_size, seeded_samples(Drawn(), seed=1), shuffle=True, seed=5,
+            position=lambda: (epoch, first), num_workers=num_workers,
+        )  # fmt: skip
+        return [row for batch in made for row in torch.stack(batch, dim=1).tolist()]
+
+    whole = batches(4, epoch=0)
+    assert batches(8, epoch=0) == whole  # whatever the batch
+    assert batches(4, epoch=0, first=3) == whole[12:]  # and where it goes on
+    by_sample = {row[0]: row[1:] for row in whole}
+    other = {row[0]: row[1:] for row in batches(4, epoch=1)}
+    assert by_sample.keys() == other.keys()
+    assert all(by_sample[sample] != other[sample] for sample in other)
+    assert len({tuple(draws) for draws in by_sample.values()}) == 24
