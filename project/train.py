@@ -40,7 +40,7 @@ keys (every argument of the class that stands there):
 A new optimizer or scheduler starts from its own defaults. A new network, task
 or data set keeps the values you wrote whose names it shares (num_classes).
 
-  --resume RUN                go on with a stopped run, exactly, in its directory;
+  --resume RUN                go on with a stopped run, exactly, where it lies;
                               with --force although it changed, with --allow
                               PACKAGE if it names classes of another package
   --help                      this screen

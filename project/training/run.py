@@ -225,6 +225,7 @@ def run(
         try:
             found = fit_and_measure(cli, trainer, best, stopped)
             keeper.update(status="finished", exit_code=0, **found)
+            finish_wandb(trainer, 0)
         except BaseException as error:
             end_badly(error, keeper, trainer)
             raise
@@ -278,16 +279,20 @@ def end_badly(error: BaseException, keeper: RunRecord, trainer: Trainer) -> None
     status = "interrupted" if code in (130, 143) else "failed"
     with suppress(OSError):  # the disk may be full
         keeper.update(status=status, exit_code=code, error=f"{type(error).__name__}: {error}")
-    if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
-        import wandb
-
-        wandb.finish(exit_code=code)
+    finish_wandb(trainer, code)
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         raise RunError(
             f"{error.filename or keeper.path.parent} cannot be written: "
             f"{os.strerror(error.errno)}; make room or give write permission, then go on with "
             f"--resume {keeper.path.parent}"
         ) from error
+
+
+def finish_wandb(trainer: Trainer, exit_code: int) -> None:
+    if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
+        import wandb
+
+        wandb.finish(exit_code=exit_code)
 
 
 def fit_and_measure(
