@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -22,8 +22,12 @@ from project.data.image_sets import ImageSet, LabelledImages
 from project.data.images import ImageData
 from project.models.mlp import MLP
 from project.tasks.image_classification import ImageClassification
+from project.training.checkpoint_file import DurableCheckpointIO
+from project.training.interruption import FiniteLoss, StopRequest
 from project.training.progress import progress_display
+from project.training.resume_point import ResumePoint, StepSeed
 from project.training.run import quieten_lightning
+from project.training.run_files import MetricsFile
 
 ROUNDS = 5
 STEPS = 150
@@ -154,13 +158,15 @@ def trainer_step() -> float:
     optimizer = partial(torch.optim.AdamW, lr=2e-3, weight_decay=0.05, fused=True)
     timer = StepTimer()
     with tempfile.TemporaryDirectory() as folder:
+        point = ResumePoint(Path(folder), 5.0, "", StopRequest())
         Trainer(
             accelerator="cpu",
             max_epochs=1,
             limit_train_batches=STEPS,
             limit_val_batches=0,
-            logger=[CSVLogger(folder), TensorBoardLogger(folder)],
-            callbacks=[timer, progress_display()],
+            logger=[MetricsFile(Path(folder)), TensorBoardLogger(folder)],
+            callbacks=[point, StepSeed(0), FiniteLoss(point.kept), timer, progress_display()],
+            plugins=[DurableCheckpointIO()],
             enable_checkpointing=False,
             enable_model_summary=False,
         ).fit(ImageClassification(network, optimizer), batches)

@@ -141,12 +141,14 @@ class RunRecord(Callback):
         self.record = record
         self.started = time.perf_counter()
         self.wall_seconds_before = 0.0  # of earlier sessions
+        self.has_begun = False
         self.unit = "images"
         self.units = 0  # trained on, over all processes
         self.training_seconds = 0.0
         self.running_since: float | None = None  # while training steps are being taken
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.has_begun = True
         network = getattr(pl_module, "network", pl_module)
         self.unit = getattr(pl_module, "unit", "images")
         self.record["parameters"] = sum(p.numel() for p in network.parameters())
@@ -168,6 +170,8 @@ class RunRecord(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if self.has_begun:
+            return  # Lightning also hands over that of the best checkpoint, to be measured
         self.units = state_dict["units"]
         self.training_seconds = state_dict["training_seconds"]
         self.wall_seconds_before = state_dict["wall_seconds"]

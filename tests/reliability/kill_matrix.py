@@ -199,7 +199,8 @@ def moments_of(row: Row) -> dict[str, Moment]:
     return {
         "middle of epoch": Moment("before update", steps + steps // 2 + 1),
         "end of epoch": Moment("after update", 2 * steps),
-        "in validation": Moment("in validation", 3),  # of the second epoch
+        "start of epoch": Moment("before update", 2 * steps + 1),  # the third
+        "in validation": Moment("in validation", 3),
         "between updates": Moment("in step", STEPS_OF_AN_EPOCH + 4),
         "in write": Moment("in write", 3 if SPARSE[0] in row.flags else 2 * steps - 1),
     }
