@@ -178,7 +178,7 @@ ROWS = (
     Row("MLP, plateau, validation by steps", "MLP", scheduler=PLATEAU, flags=(
         "--trainer.val_check_interval=5", "--trainer.check_val_every_n_epoch=null")),
     Row("MLP, OneCycle", "MLP", scheduler=ONE_CYCLE),
-    Row("MLP, early stop", "MLP", flags=("--best.patience=1", "--best.mode=max",
+    Row("MLP, early stop", "MLP", flags=("--best.patience=2", "--best.mode=max",
                                          "--trainer.max_epochs=6")),
     Row("GPT, validation by steps", "GPT", flags=(
         "--trainer.max_epochs=-1", "--trainer.max_steps=19", "--trainer.val_check_interval=5",

@@ -5,6 +5,8 @@ import os
 import shutil
 import signal
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -242,6 +244,30 @@ def wandb_records(path: Path) -> Iterator[Any]:
         if kind in (1, 4):  # whole, or its last part
             yield Record.FromString(content)
             content = b""
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_that_lightning_started_ends_all(tmp_path) -> None:
+    """Started by Lightning itself, whose observer kills what is left when one process is gone."""
+    prepare(ROW["CNN"], tmp_path / "here")
+    train = [sys.executable, "-m", "project.train"]
+    flags = ["--config", "config.yaml", "--trainer.devices=2", "--trainer.strategy=ddp",
+             "--trainer.max_epochs=2000", "--checkpoint_minutes=5"]  # fmt: skip
+    log = (tmp_path / "log.txt").open("w")
+    run = subprocess.Popen([*train, *flags], cwd=tmp_path / "here", stderr=log, stdout=log)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("here/runs/*/checkpoints/last.ckpt")):
+        assert time.monotonic() < deadline, Path(log.name).read_text()
+        time.sleep(0.2)
+    (child,) = subprocess.run(
+        ["pgrep", "--parent", str(run.pid), "--full", "project.train"],
+        capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    os.kill(int(child), signal.SIGTERM)
+    assert run.wait(timeout=60) == 143, Path(log.name).read_text()[-2000:]
+    assert not Path(f"/proc/{child}").exists()
+    record = json.loads((run_in(tmp_path / "here") / "run.json").read_text())
+    assert (record["status"], record["exit_code"]) == ("interrupted", 143)
 
 
 @pytest.mark.parametrize(
