@@ -62,7 +62,7 @@ def export(run: str, output: Path | None, allowed: list[str]) -> Any:
     """
     from project.training.checkpoint import checkpoint_of, rebuild
     from project.training.checkpoint_file import read
-    from project.training.run import quieten_lightning
+    from project.training.command import quieten_lightning
 
     quieten_lightning()
     source = checkpoint_of(run)

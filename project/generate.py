@@ -121,7 +121,7 @@ def language_model(run: str, allowed: list[str]) -> tuple[Any, Any]:
     from project.messages import UsageError
     from project.training.checkpoint import checkpoint_of, rebuild
     from project.training.checkpoint_file import read
-    from project.training.run import quieten_lightning
+    from project.training.command import quieten_lightning
 
     path = checkpoint_of(run)
     content = read(path)

@@ -70,7 +70,7 @@ def current_setting(experiment: str, keys: list[str]) -> str:
         UsageError: If a key is not one of the experiment's.
     """
     from project.configuration import CONFIGS, ProjectCLI
-    from project.training.run import quieten_lightning
+    from project.training.command import quieten_lightning
     from project.training.runs import setting_of
 
     quieten_lightning()

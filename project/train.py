@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments in (["--help"], ["-h"]):
         print(HELP, end="")
         return 0
-    from project.training.run import command  # imports torch: not needed for the help above
+    from project.training.command import command  # imports torch: not needed for the help above
 
     return command(arguments)
 

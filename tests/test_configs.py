@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from project.configuration import CONFIGS
-from project.training.run import command
+from project.training.command import command
 
 FILES = sorted(CONFIGS.glob("*.yaml"))
 ONE_BATCH = [

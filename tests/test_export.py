@@ -12,7 +12,7 @@ from project import export
 from project.export import main
 from project.training.checkpoint import rebuild
 from project.training.checkpoint_file import read
-from project.training.run import command
+from project.training.command import command
 
 TEXT = ["--model=LanguageModeling", "--model.optimizer=AdamW", "--model.sample_tokens=0",
         "--data=TextData", "--data.corpus=TextCorpus", "--data.corpus.path=text.txt",

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from project.generate import main
-from project.training.run import command
+from project.training.command import command
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule
 
 from project.configuration import CONFIGS, ProjectCLI
 from project.train import HELP, main
-from project.training.run import command, general_options
+from project.training.command import command, general_options
 
 SHORT = ["--trainer.max_epochs=2", "--trainer.accelerator=cpu"]
 

@@ -23,10 +23,10 @@ from project.data.images import ImageData
 from project.models.mlp import MLP
 from project.tasks.image_classification import ImageClassification
 from project.training.checkpoint_file import DurableCheckpointIO
+from project.training.command import quieten_lightning
 from project.training.interruption import FiniteLoss, StopRequest
 from project.training.progress import progress_display
 from project.training.resume_point import ResumePoint, StepSeed
-from project.training.run import quieten_lightning
 from project.training.run_files import MetricsFile
 
 ROUNDS = 5

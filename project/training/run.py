@@ -1,17 +1,10 @@
-"""One run from arguments to its closing table: build, rehearse, fit, validate, test, record."""
+"""One run from its configuration to its closing table: fit, validate, test, record."""
 
-import argparse
 import errno
-import logging
 import os
 import shutil
-import sys
-import tempfile
-import traceback
-import warnings
 from contextlib import nullcontext, suppress
 from functools import partial
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +12,15 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.loggers import WandbLogger
 
-from project.configuration import ProjectCLI, class_help, help_of_everything
+from project.configuration import ProjectCLI
 from project.messages import RunError, UsageError
-from project.training.checkpoint import imports_limited_to
 from project.training.checkpoint_file import DurableCheckpointIO
 from project.training.interruption import FiniteLoss, StopBeforeTesting, StopRequest
 from project.training.results import closing_table
 from project.training.resume import (
     StoppedRun,
-    changes,
     complete_config,
-    inexact,
-    is_longer,
-    open_run,
-    other_surroundings,
-    run_directory_of,
     sole_user,
-    warn,
 )
 from project.training.resume_point import ResumePoint, StepSeed
 from project.training.run_directory import (
@@ -49,123 +34,6 @@ from project.training.run_files import cut_back
 from project.training.trainer import BestCheckpoint, ValidateAtLastStep, build_trainer
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
-
-
-def command(arguments: list[str]) -> int:
-    """Do what the arguments of `project.train` ask; return the exit code.
-
-    0 when it is done, 2 for what is not possible, 1 for a run that failed, 130 after Ctrl-C and
-    143 after SIGTERM or SIGUSR1. What a user gave is refused in a line or two, with nothing
-    created. Errors of the training itself, such as a bug in a new network, pass through with
-    their traceback.
-    """
-    options, arguments = general_options(arguments)
-    quieten_lightning()
-    try:
-        for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
-            flag, _, value = argument.partition("=")
-            if flag.endswith(".help"):
-                key = flag.removeprefix("--").removesuffix(".help")
-                print(class_help(key, value or following), end="")
-                return 0
-        if arguments[-2:] == ["--help", "all"]:
-            print(help_of_everything(ProjectCLI(arguments[:-2])))
-            return 0
-        if options.resume is not None:
-            resume(options, arguments)
-            return 0
-        cli = build(arguments)
-        if cli.config.trainer.fast_dev_run:
-            try_a_few_batches(cli)
-        else:
-            run(cli, arguments)
-    except (UsageError, RunError) as error:
-        if options.debug:
-            traceback.print_exc()
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        if isinstance(error.__cause__, ValueError) and not options.debug:
-            print("  (--debug shows where)", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
-    except SystemExit as stopped:  # by a signal
-        return int(stopped.code or 0)
-    return 0
-
-
-def general_options(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Return the options that are no part of a configuration, and the other arguments."""
-    form = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    form.add_argument("--debug", action="store_true")
-    form.add_argument("--resume", metavar="RUN")
-    form.add_argument("--force", action="store_true")
-    form.add_argument("--allow", metavar="PACKAGE", action="append", default=[])
-    return form.parse_known_args(arguments)
-
-
-def build(arguments: list[str]) -> ProjectCLI:
-    """Return the task and the data that the arguments describe, after a rehearsal of both."""
-    try:
-        cli = ProjectCLI(arguments)
-        rehearse(cli.model, cli.datamodule)
-    except (ValueError, OSError) as error:  # a number out of range, a file that is not there
-        raise UsageError(str(error)) from error
-    settings = cli.config.trainer
-    for name in ("limit_train_batches", "limit_val_batches", "limit_test_batches", "max_epochs"):
-        if settings[name] == 0 and not settings.fast_dev_run:
-            raise UsageError(
-                f"trainer.{name} 0: a run trains, chooses its best by {cli.config.best.monitor} "
-                "and tests it; set it to 1 or more, or use --trainer.fast_dev_run true"
-            )
-    return cli
-
-
-def rehearse(task: LightningModule, data: LightningDataModule | None) -> None:
-    """Fetch and open the data, and hold the network against it, before a run is created.
-
-    For tasks that check their data, and only on the first process: the others find the files
-    when Lightning asks them.
-    """
-    if data is None or process_rank() != 0 or not hasattr(task, "check_data"):
-        return
-    data.prepare_data()
-    data.setup("fit")
-    task.check_data(data)  # type: ignore[operator]
-
-
-def resume(options: argparse.Namespace, arguments: list[str]) -> None:
-    """Go on with a run in its directory, from its last checkpoint, exactly.
-
-    Raises:
-        UsageError: If there is nothing to go on from, or the run would become another one and
-            `--force` was not given.
-    """
-    directory = run_directory_of(options.resume)
-    with sole_user(directory):
-        stopped = open_run(directory, options.allow)
-        with tempfile.TemporaryDirectory() as scratch:
-            config = Path(scratch, "config.yaml")
-            config.write_text(stopped.config, encoding="utf-8")
-            with imports_limited_to(options.allow):
-                cli = build(["--config", str(config), *arguments])
-        changed = changes(stopped, cli)
-        is_extended = any(is_longer(key, *values) for key, values in changed.items())
-        if stopped.record["status"] == "finished" and not is_extended:
-            print(
-                f"{directory} is finished: nothing to do; it can be made longer with "
-                "--trainer.max_epochs or --trainer.max_steps"
-            )
-            return
-        reasons = inexact(stopped, changed, cli)
-        if reasons and not options.force:
-            raise UsageError(
-                f"{'; '.join(reasons)}: the rest would not be the run that was begun; go on as it "
-                "was, or with --force"
-            )
-        if process_rank() == 0:
-            for text in reasons:
-                warn(f"{text}: from here on it is another run")
-            for text in other_surroundings(stopped):
-                warn(f"{text}: the last bits of numbers may differ")
-        run(cli, arguments, stopped, is_extended=is_extended, is_forced=bool(reasons))
 
 
 def run(
@@ -327,14 +195,6 @@ def fit_and_measure(
     }
 
 
-def try_a_few_batches(cli: ProjectCLI) -> None:
-    """Do what `fast_dev_run` asks: train, validate and test a few batches, and keep nothing."""
-    trainer = Trainer(**cli.config_init.trainer)
-    trainer.fit(cli.model, cli.datamodule)
-    if has_test_split(cli.datamodule):
-        trainer.test(cli.model, cli.datamodule)
-
-
 def announce(
     trainer: Trainer, task: LightningModule, data: LightningDataModule | None, directory: Path
 ) -> None:
@@ -382,17 +242,3 @@ def measure_best(
 def has_test_split(data: LightningDataModule) -> bool:
     """Return False for data that say which splits they have and name no test."""
     return "test" in getattr(data, "splits", ("test",))
-
-
-def quieten_lightning() -> None:
-    """Drop what Lightning says on every run and what this project does on purpose."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    for message in (
-        ".*is an instance of `nn.Module`.*",  # among the hyper-parameters it reloads alone
-        ".*exists and is not empty.*",  # the directory of a run that is resumed
-        "Be aware that when using `ckpt_path`, callbacks.*",  # see `measure_best`
-        ".*isinstance.treespec, LeafSpec.*",  # Lightning 2.6 on torch 2.15
-        ".*is smaller than the logging interval.*",  # epochs are logged all the same
-    ):
-        warnings.filterwarnings("ignore", message=message)

@@ -39,8 +39,9 @@ from torch import Tensor
 
 from project.tasks.image_classification import ImageClassification
 from project.tasks.language_modeling import LanguageModeling
-from project.training import checkpoint_file, run
+from project.training import checkpoint_file
 from project.training.checkpoint_file import read
+from project.training.command import command
 
 IMAGES = """\
 model:
@@ -234,7 +235,7 @@ def train(row: Row, arguments: list[str], moment: Moment | None, rank: int, port
         task.training_step = watched(task.training_step, rank)
     if moment is not None and moment.rank == rank:
         arm(moment)
-    return run.command(arguments)
+    return command(arguments)
 
 
 def watched(step: Callable[..., Tensor], rank: int) -> Callable[..., Tensor]:

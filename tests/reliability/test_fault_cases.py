@@ -27,11 +27,16 @@ from kill_matrix import ROWS, as_bytes, differences, prepare, strip
 from lightning.pytorch import Trainer
 
 from project import generate
+from project.configuration import CONFIGS, ProjectCLI
+from project.messages import UsageError
 from project.tasks.image_classification import ImageClassification
-from project.training import checkpoint_file, resume_point, run
+from project.training import checkpoint_file, resume_point
 from project.training.checkpoint import rebuild
 from project.training.checkpoint_file import read, write
+from project.training.command import command as train
 from project.training.interruption import StopRequest
+from project.training.resume import open_run
+from project.training.run import check_world_size
 
 MLP = next(row for row in ROWS if row.name == "MLP")
 SHORT = ("--config", "config.yaml", "--trainer.max_epochs=2")  # 16 steps
@@ -74,7 +79,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         if name == "stopped":
             ImageClassification.training_step = at_step(11, signalled(signal.SIGTERM))
         try:
-            assert run.command([*SHORT]) == (143 if name == "stopped" else 0)
+            assert train([*SHORT]) == (143 if name == "stopped" else 0)
         finally:
             ImageClassification.training_step = STEP
             os.chdir(before)
@@ -90,7 +95,7 @@ class Case:
         self.last = self.run / "checkpoints" / "last.ckpt"
         self.previous = self.run / "checkpoints" / "previous.ckpt"
 
-    def ask(self, *arguments: str, command: Callable[..., int] = run.command) -> tuple[int, str]:
+    def ask(self, *arguments: str, command: Callable[..., int] = train) -> tuple[int, str]:
         """Return the exit code and the last line of errors."""
         self.capfd.readouterr()
         code = command(list(arguments))
@@ -106,7 +111,7 @@ class Case:
     def resume(self, *arguments: str) -> tuple[int, str]:
         return self.ask("--resume", f"runs/{self.run.name}", *arguments)
 
-    def refused(self, *arguments: str, command: Callable[..., int] = run.command) -> str:
+    def refused(self, *arguments: str, command: Callable[..., int] = train) -> str:
         """Ask for what cannot be; it must change nothing. Return the line."""
         before = self.fingerprint()
         code, text = self.ask(*arguments, command=command)
@@ -253,18 +258,18 @@ def test_another_number_of_processes(case) -> None:
     more = ("--trainer.devices=2", "--trainer.strategy=ddp_spawn")
     text = case.refused("--resume", f"runs/{case.run.name}", *more)
     assert "was auto and is ddp_spawn" in text
-    stopped = run.open_run(case.run, [])
+    stopped = open_run(case.run, [])
 
     class TwoProcesses:
         world_size = 2
 
-    with pytest.raises(run.UsageError, match="the run had 1 processes and now has 2"):
-        run.check_world_size(TwoProcesses(), stopped)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="the run had 1 processes and now has 2"):
+        check_world_size(TwoProcesses(), stopped)  # type: ignore[arg-type]
 
 
 def test_other_data(case, monkeypatch) -> None:
     """the data files hold other data than before -> refused by their SHA-256, exit code 2"""
-    load_before = run.ProjectCLI.instantiate_classes
+    load_before = ProjectCLI.instantiate_classes
 
     def with_another_pixel(self: Any) -> None:
         load_before(self)
@@ -277,7 +282,7 @@ def test_other_data(case, monkeypatch) -> None:
 
         self.datamodule.dataset.load = load_changed
 
-    monkeypatch.setattr(run.ProjectCLI, "instantiate_classes", with_another_pixel)
+    monkeypatch.setattr(ProjectCLI, "instantiate_classes", with_another_pixel)
     text = case.refused("--resume", f"runs/{case.run.name}")
     assert "data have SHA-256" in text
 
@@ -323,7 +328,7 @@ def test_a_checkpoint_with_code_whatever_the_environment_says(case, danger, monk
     shutil.copy(case.last, case.previous)
     assert "no whole checkpoint" in case.refused("--resume", f"runs/{case.run.name}")
     io = checkpoint_file.DurableCheckpointIO()
-    with pytest.raises(run.UsageError, match="could run code"):
+    with pytest.raises(UsageError, match="could run code"):
         io.load_checkpoint(case.last, weights_only=False)
     assert not danger.exists()
 
@@ -347,7 +352,7 @@ def test_a_checkpoint_with_code_from_an_address(case, danger, address) -> None:
     torch.save({"state_dict": {}, "more": Danger()}, case.folder / "bad.ckpt")
     assert "could run code" in case.refused(f"{address}/bad.ckpt", command=generate.main)
     io = checkpoint_file.DurableCheckpointIO()  # by which Trainer(ckpt_path=address) reads
-    with pytest.raises(run.UsageError, match="could run code"):
+    with pytest.raises(UsageError, match="could run code"):
         io.load_checkpoint(f"{address}/bad.ckpt")
     assert not danger.exists()
     good = f"{address}/runs/{case.run.name}/checkpoints/last.ckpt"
@@ -403,7 +408,7 @@ def test_a_class_of_another_package(case, key, monkeypatch) -> None:
     monkeypatch.syspath_prepend(case.folder)
     content = read(case.last)
     names_class(content, key, "stranger.Net")
-    with pytest.raises(run.UsageError, match="add --allow stranger") as refusal:
+    with pytest.raises(UsageError, match="add --allow stranger") as refusal:
         rebuild(content, [])
     case.record("code", 2)
     case.record("answer", f"error: {refusal.value}")
@@ -428,7 +433,7 @@ def test_something_that_its_place_does_not_take(case, key, path) -> None:
     """a checkpoint that names a function, or a class of another type -> refused"""
     content = read(case.last)
     names_class(content, key, path)
-    with pytest.raises(run.UsageError) as refusal:
+    with pytest.raises(UsageError) as refusal:
         rebuild(content, [])
     assert path in str(refusal.value)
     case.record("code", 2)
@@ -445,7 +450,7 @@ def test_a_callable_by_name_in_an_argument(case, monkeypatch) -> None:
         "class_path": "torch.nn.TransformerEncoderLayer",
         "init_args": arguments,
     }
-    with pytest.raises(run.UsageError) as refusal:
+    with pytest.raises(UsageError) as refusal:
         rebuild(content, [])
     case.record("code", 2)
     case.record("answer", f"error: {refusal.value}")
@@ -565,7 +570,7 @@ def test_a_second_ctrl_c(case) -> None:
         try:
             stuck = at_step(13, lambda: (os.kill(os.getpid(), signal.SIGINT), time.sleep(60)))
             ImageClassification.training_step = stuck
-            code = run.command(["--resume", f"runs/{case.run.name}"])
+            code = train(["--resume", f"runs/{case.run.name}"])
         finally:
             os._exit(code)
     deadline = time.monotonic() + 60
@@ -645,7 +650,7 @@ def test_no_images(case) -> None:
 def test_no_text(case) -> None:
     """an empty text -> refused, no run created, exit code 2"""
     (case.folder / "empty.txt").write_text("")
-    config = str(run.Path(run.__file__).parents[2] / "configs" / "docs_transformer.yaml")
+    config = str(CONFIGS / "docs_transformer.yaml")
     flags = ("--data.corpus", "TextCorpus", "--data.corpus.path", "empty.txt")
     assert "is empty" in case.refused("--config", config, *flags, "--data.cache_dir", "cache")
 

@@ -19,8 +19,8 @@ from lightning.pytorch import LightningModule
 
 from project.tasks.image_classification import ImageClassification
 from project.training.checkpoint_file import read
+from project.training.command import command
 from project.training.resume import flat, is_longer
-from project.training.run import command
 
 STEADY = Row("MLP without a schedule", "MLP", scheduler="null")
 ROW = {row.name: row for row in ROWS}
