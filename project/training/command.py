@@ -142,7 +142,14 @@ def resume(options: argparse.Namespace, arguments: list[str]) -> None:
                 warn(f"{text}: from here on it is another run")
             for text in other_surroundings(stopped):
                 warn(f"{text}: the last bits of numbers may differ")
-        run(cli, arguments, stopped, is_extended=is_extended, is_forced=bool(reasons))
+        run(
+            cli,
+            arguments,
+            stopped,
+            is_extended=is_extended,
+            is_changed=bool(reasons),
+            force=options.force,
+        )
 
 
 def try_a_few_batches(cli: ProjectCLI) -> None:

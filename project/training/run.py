@@ -17,11 +17,7 @@ from project.messages import RunError, UsageError
 from project.training.checkpoint_file import DurableCheckpointIO
 from project.training.interruption import FiniteLoss, StopBeforeTesting, StopRequest
 from project.training.results import closing_table
-from project.training.resume import (
-    StoppedRun,
-    complete_config,
-    sole_user,
-)
+from project.training.resume import StoppedRun, complete_config, sole_user, warn
 from project.training.resume_point import ResumePoint, StepSeed
 from project.training.run_directory import (
     RunRecord,
@@ -41,14 +37,16 @@ def run(
     arguments: list[str],
     stopped: StoppedRun | None = None,
     is_extended: bool = False,
-    is_forced: bool = False,
+    is_changed: bool = False,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Fit, validate and test what the configuration describes; return the run's record.
 
     Args:
         stopped: The run to go on with; a new one by default.
         is_extended: Whether that was made longer than it was.
-        is_forced: Whether that goes on although it is not the same any more.
+        is_changed: Whether that is not the same any more.
+        force: Whether it goes on with another number of processes.
     """
     config = cli.config
     origin = provenance(arguments)
@@ -65,7 +63,7 @@ def run(
         complete_config(cli),
         stop,
         is_extended=is_extended,
-        same_batches=not is_forced,
+        same_batches=not is_changed,
     )
     best = BestCheckpoint(directory, config.best)
     ours = [
@@ -77,8 +75,8 @@ def run(
     ours += [keeper, best, StopBeforeTesting(stop)]
     try:
         trainer = build_trainer(cli.config_init.trainer, config.best, ours, directory)
-        if stopped is not None and not is_forced:
-            check_world_size(trainer, stopped)
+        if stopped is not None and not is_as_wide(trainer, stopped, force):
+            point.same_batches = False
     except Exception as error:  # such as a GPU that is not there: nothing has been run
         if process_rank() == 0 and stopped is None:
             shutil.rmtree(directory)
@@ -126,13 +124,24 @@ def begin(
     temporary.replace(directory / "config.yaml")
 
 
-def check_world_size(trainer: Trainer, stopped: StoppedRun) -> None:
+def is_as_wide(trainer: Trainer, stopped: StoppedRun, force: bool) -> bool:
+    """Return whether a run has as many processes as it had.
+
+    Raises:
+        UsageError: If it has not, and is not forced.
+    """
     had = stopped.point.get("world_size", trainer.world_size)
-    if trainer.world_size != had:
+    if trainer.world_size == had:
+        return True
+    text = f"the run had {had} processes and now has {trainer.world_size}"
+    if not force:
         raise UsageError(
-            f"the run had {had} processes and now has {trainer.world_size}, so its batches would "
-            f"be others; set --trainer.devices and num_nodes to {had} in all, or add --force"
+            f"{text}, so its batches would be others; set --trainer.devices and "
+            f"--trainer.num_nodes to {had} in all, or add --force"
         )
+    if process_rank() == 0:
+        warn(f"{text}: from here on it is another run")
+    return False
 
 
 def end_badly(error: BaseException, keeper: RunRecord, trainer: Trainer) -> None:

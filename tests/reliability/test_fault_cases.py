@@ -36,7 +36,7 @@ from project.training.checkpoint_file import read, write
 from project.training.command import command as train
 from project.training.interruption import StopRequest
 from project.training.resume import open_run
-from project.training.run import check_world_size
+from project.training.run import is_as_wide
 
 MLP = next(row for row in ROWS if row.name == "MLP")
 SHORT = ("--config", "config.yaml", "--trainer.max_epochs=2")  # 16 steps
@@ -264,7 +264,8 @@ def test_another_number_of_processes(case) -> None:
         world_size = 2
 
     with pytest.raises(UsageError, match="the run had 1 processes and now has 2"):
-        check_world_size(TwoProcesses(), stopped)  # type: ignore[arg-type]
+        is_as_wide(TwoProcesses(), stopped, force=False)  # type: ignore[arg-type]
+    assert not is_as_wide(TwoProcesses(), stopped, force=True)  # type: ignore[arg-type]
 
 
 def test_other_data(case, monkeypatch) -> None:
