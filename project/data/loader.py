@@ -6,6 +6,7 @@ Shape letters: B batch of one process, W number of processes.
 import hashlib
 import multiprocessing
 import random
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
@@ -103,6 +104,7 @@ class SeededLoader(Generic[Batch]):
             collate_fn=lambda batch: batch,
             num_workers=self.num_workers,
             multiprocessing_context="fork",
+            worker_init_fn=ignore_signals,
         )
 
     def order(self, epoch: int) -> Tensor:
@@ -128,6 +130,12 @@ class EpochOfBatches(Dataset[Batch]):
     def __getitem__(self, k: int) -> Batch:
         size = self.loader.batch_size
         return self.loader.make_batch(self.order[k * size : (k + 1) * size], self.epoch)
+
+
+def ignore_signals(worker: int) -> None:
+    """Leave what stops a run to its first process: a scheduler signals all of a group."""
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def seeded_samples(dataset: Dataset[Any], seed: int) -> Callable[[Tensor, int], Any]:
@@ -168,6 +176,8 @@ def seed_generators(seed: int) -> None:
     torch.default_generator.manual_seed(seed)  # `torch.manual_seed` takes 100 times as long
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed(seed)
+    elif torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)
 
 
 def derived_seed(purpose: str, *coordinates: int) -> int:

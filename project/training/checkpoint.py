@@ -10,7 +10,8 @@ from typing import Any
 from project.messages import UsageError
 from project.training.checkpoint_file import is_address
 
-TRUSTED = ("project", "torch", "torchvision", "lightning")  # packages a checkpoint may name
+# What a checkpoint may name. Not all of torch: some of its classes start programs.
+TRUSTED = ("project", "torch.nn", "torch.optim", "torchvision", "lightning.pytorch")
 
 
 def checkpoint_of(run: str | Path) -> str | Path:
@@ -66,7 +67,13 @@ def rebuild(content: dict[str, Any], allowed: list[str]) -> tuple[Any, Any]:
         reason = [*wrong, *tried, *lines][0].strip(" -")
         raise UsageError(f"the checkpoint cannot be built: {reason}") from error
     task.on_load_checkpoint(content)
-    task.load_state_dict(content["state_dict"])
+    try:
+        task.load_state_dict(content["state_dict"])
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(
+            f"the weights do not fit the classes of the checkpoint: {reason}"
+        ) from error
     if data is not None and type(data).__qualname__ in content:
         data.load_state_dict(content[type(data).__qualname__])
     return task, data
@@ -103,6 +110,7 @@ def check_classes(tree: Any, allowed: list[str]) -> None:
         if not isinstance(found, type) or not issubclass(found, kinds.get(key, object)):
             kind = kinds[key].__name__ if key in kinds else "class"
             raise UsageError(f"the checkpoint names {path} as its {key}, which is no {kind}")
+        check_package(f"{found.__module__}.{name}", allowed)  # not one that was imported there
 
 
 def class_paths(tree: Any, key: str = "class") -> Iterator[tuple[str, str]]:
@@ -119,11 +127,10 @@ def class_paths(tree: Any, key: str = "class") -> Iterator[tuple[str, str]]:
 
 
 def check_package(path: str, allowed: list[str]) -> None:
-    package = path.partition(".")[0]
-    if package not in (*TRUSTED, *allowed):
+    if not any(path.startswith(f"{package}.") for package in (*TRUSTED, *allowed)):
         raise UsageError(
             f"the checkpoint names {path}, and only classes of {', '.join(TRUSTED)} are built from "
-            f"a checkpoint; if you trust that package, add --allow {package}"
+            f"a checkpoint; if you trust that package, add --allow {path.partition('.')[0]}"
         )
 
 
@@ -131,9 +138,11 @@ def check_package(path: str, allowed: list[str]) -> None:
 def imports_limited_to(allowed: list[str]) -> Iterator[None]:
     """Let jsonargparse, while inside, import by name from trusted packages alone.
 
-    A text in the place of a callable is imported too, so `check_classes` does not see them all.
+    A text in the place of a callable is imported too, so `check_classes` does not see them all. And
+    a class in the place of an argument without a type is not built: no type would hold it back.
     """
     import jsonargparse._typehints  # private: guarded by tests/test_configuration.py
+    from jsonargparse import set_parsing_settings
 
     typehints: Any = jsonargparse._typehints
 
@@ -144,7 +153,9 @@ def imports_limited_to(allowed: list[str]) -> Iterator[None]:
         return unlimited(name, *args, **kwargs)
 
     typehints.import_object = limited
+    set_parsing_settings(instantiate_subclass_spec_in_any=False)
     try:
         yield
     finally:
         typehints.import_object = unlimited
+        set_parsing_settings(instantiate_subclass_spec_in_any=True)

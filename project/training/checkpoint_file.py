@@ -5,6 +5,7 @@ with a second one, and `torch.load` reads the file as any other.
 """
 
 import hashlib
+import http.client
 import io
 import os
 import pickle
@@ -12,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -97,9 +99,20 @@ def fsync_directory(directory: Path) -> None:
         return
     descriptor = os.open(directory, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with suppress(OSError):  # some network file systems know of no such thing
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file so that a crash at any moment leaves the old one or the new one."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
 
 
 def read(source: Path | str, must_have_hash: bool = False) -> dict[str, Any]:
@@ -132,9 +145,17 @@ def read(source: Path | str, must_have_hash: bool = False) -> dict[str, Any]:
             f"{str(source)!r} holds more than tensors, numbers and text: reading it could run "
             "code, so it is refused; ask for its weights as safetensors"
         ) from error
+    except (FileNotFoundError, PermissionError) as error:
+        raise UsageError(f"{str(source)!r} cannot be read: {error.strerror}") from error
     except (OSError, RuntimeError, EOFError, KeyError, ValueError, TypeError) as error:
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else "it is empty"
         raise UsageError(f"{str(source)!r} is damaged or not a checkpoint: {reason}") from error
+    check_weights(content, source)
+    return content
+
+
+def check_weights(content: Any, source: Path | str) -> None:
+    """Stop where there are no weights, or some are NaN."""
     weights = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(weights, dict):
         raise UsageError(f"{str(source)!r} is not a checkpoint of Lightning: it has no state_dict")
@@ -144,7 +165,6 @@ def read(source: Path | str, must_have_hash: bool = False) -> dict[str, Any]:
                 f"{str(source)!r} holds {name} with NaN: the training that wrote it had diverged; "
                 "use an earlier checkpoint"
             )
-    return content
 
 
 def open_source(source: Path | str) -> BinaryIO:
@@ -158,7 +178,7 @@ def open_source(source: Path | str) -> BinaryIO:
     try:
         with urllib.request.urlopen(str(source), timeout=60) as answer:
             return io.BytesIO(answer.read())
-    except urllib.error.URLError as error:
+    except (urllib.error.URLError, http.client.HTTPException, ValueError) as error:
         raise UsageError(f"{str(source)!r} cannot be fetched: {error}") from error
 
 
@@ -238,9 +258,13 @@ def newest(directory: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
     for name in ("last.ckpt", "previous.ckpt"):
         if (path := directory / name).is_file():
             try:
-                return path, read(path, must_have_hash=True), damage
+                content = read(path, must_have_hash=True)
             except UsageError as error:
                 damage.append(str(error))
+                continue
+            if isinstance(content.get("resume"), dict):
+                return path, content, damage
+            damage.append(f"{str(path)!r} is not one to resume from: this project did not write it")
     if damage:
         raise UsageError(f"there is no whole checkpoint to resume from: {' and '.join(damage)}")
     return None, {}, []

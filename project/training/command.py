@@ -6,6 +6,7 @@ import sys
 import tempfile
 import traceback
 import warnings
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from project.messages import RunError, UsageError
 from project.training.checkpoint import imports_limited_to
 from project.training.resume import (
     changes,
+    check_possible,
     inexact,
     is_longer,
     open_run,
@@ -24,7 +26,7 @@ from project.training.resume import (
     sole_user,
     warn,
 )
-from project.training.run import has_test_split, run
+from project.training.run import exit_code_of, has_test_split, run
 from project.training.run_directory import process_rank
 
 
@@ -51,6 +53,8 @@ def command(arguments: list[str]) -> int:
         if options.resume is not None:
             resume(options, arguments)
             return 0
+        if options.force or options.allow:
+            raise UsageError("--force and --allow are for a run that is resumed: add --resume RUN")
         cli = build(arguments)
         if cli.config.trainer.fast_dev_run:
             try_a_few_batches(cli)
@@ -64,7 +68,7 @@ def command(arguments: list[str]) -> int:
             print("  (--debug shows where)", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     except SystemExit as stopped:  # by a signal
-        return int(stopped.code or 0)
+        return exit_code_of(stopped)
     return 0
 
 
@@ -124,6 +128,7 @@ def resume(options: argparse.Namespace, arguments: list[str]) -> None:
             with imports_limited_to(options.allow):
                 cli = build(["--config", str(config), *arguments])
         changed = changes(stopped, cli)
+        check_possible(stopped, changed)
         is_extended = any(is_longer(key, *values) for key, values in changed.items())
         if stopped.record["status"] == "finished" and not is_extended:
             print(
@@ -142,14 +147,13 @@ def resume(options: argparse.Namespace, arguments: list[str]) -> None:
                 warn(f"{text}: from here on it is another run")
             for text in other_surroundings(stopped):
                 warn(f"{text}: the last bits of numbers may differ")
-        run(
-            cli,
-            arguments,
+        stopped = replace(
             stopped,
             is_extended=is_extended,
             is_changed=bool(reasons),
-            force=options.force,
+            is_forced=options.force,
         )
+        run(cli, arguments, stopped)
 
 
 def try_a_few_batches(cli: ProjectCLI) -> None:

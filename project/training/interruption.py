@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 import torch
@@ -52,7 +52,8 @@ class StopRequest:
             self.exit_code = self.exit_code or EXIT_CODES[signal.Signals(signum)]
             name = signal.Signals(signum).name
             text = f"\n{name}: stopping after this step; Ctrl-C stops at once\n"
-            os.write(2, text.encode())  # `print` may be interrupted in the middle of itself
+            with suppress(OSError):  # Ctrl-C also ends the `tee` that reads it
+                os.write(2, text.encode())  # `print` may be interrupted in the middle of itself
 
         before = {signum: signal.signal(signum, handle) for signum in EXIT_CODES}
         try:
@@ -99,8 +100,8 @@ class FiniteLoss(Callback):
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
-        # A GPU is waited for no longer than its forward pass: the copy is asked for now and
-        # looked at when the rest of the step is under way.
+        # One GPU is waited for no longer than its forward pass: the copy is asked for now and
+        # looked at when the rest of the step is under way. (Several must agree, and wait.)
         if loss.is_cuda:
             self.loss = torch.empty((), pin_memory=True).copy_(loss.detach(), non_blocking=True)
             self.copied = torch.cuda.Event()
@@ -131,8 +132,8 @@ class FiniteLoss(Callback):
         return (
             f"the loss is {where} at step {trainer.global_step} (epoch {trainer.current_epoch}, "
             f"batch {batch}): learning rate {rate:g}, gradient norm {norm:g}, loss of the batch "
-            f"before {before:g}; set --model.optimizer.lr to less, or --trainer.gradient_clip_val 1"
-            f" ({self.kept()})"
+            f"before {before:g}; run with a lower --model.optimizer.lr, or "
+            f"--trainer.gradient_clip_val 1 ({self.kept()})"
         )
 
 

@@ -16,25 +16,23 @@ from project.messages import UsageError
 from project.training.checkpoint import check_classes
 from project.training.checkpoint_file import newest
 from project.training.run_directory import process_rank, provenance
+from project.training.run_files import lost
 
-# Keys whose value may change and leave every number as it was. Data files may have moved: their
-# hash is compared.
+# Keys whose value may change and leave every number as it was.
 HARMLESS = {
-    "cache_dir",
     "checkpoint_minutes",
-    "devices",
+    "devices",  # the number of processes is compared
     "enable_model_summary",
     "enable_progress_bar",
     "logger",
     "num_nodes",
     "num_workers",
-    "path",
-    "root",
     "runs_dir",
-    "test_path",
-    "val_path",
 }
+PLACES = {"cache_dir", "path", "root", "test_path", "val_path"}  # of data whose hash is compared
 LENGTHS = ("max_epochs", "max_steps")  # of a run, which may be raised
+# Keys whose value is in the state that a checkpoint brings back, so that no force can change it.
+IN_STATE = ("model.init_args.optimizer", "model.init_args.scheduler", "best", "trainer.callbacks")
 
 
 @dataclass(frozen=True)
@@ -43,21 +41,26 @@ class StoppedRun:
 
     Attributes:
         record: What its `run.json` holds.
+        directory: Of the run.
         checkpoint: The newest whole one to resume from; None for a run that has none yet.
-        content: What that holds.
         config: The complete configuration, as YAML.
+        point: What `ResumePoint` saved in it.
+        global_step: Optimizer steps taken by then.
+        is_extended: Whether it is to be longer than it was.
+        is_changed: Whether the rest is another run than it would have been.
+        is_forced: Whether it may be another one.
     """
 
     directory: Path
     record: dict[str, Any]
     checkpoint: Path | None
-    content: dict[str, Any]
     config: str
-
-    @property
-    def point(self) -> dict[str, Any]:
-        """What `ResumePoint` saved."""
-        return self.content.get("resume", {})
+    point: dict[str, Any]
+    global_step: int
+    fixed_length: bool  # whether a schedule in it ends at a step that was given
+    is_extended: bool = False
+    is_changed: bool = False
+    is_forced: bool = False
 
 
 @contextmanager
@@ -75,7 +78,8 @@ def sole_user(directory: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise UsageError(
-            f"the run {str(directory)!r} is still going on in another process; stop that one first"
+            f"the run {str(directory)!r} is still going on in another process; stop that one first "
+            f"(or delete {str(directory / '.lock')!r}, if it ended with another machine)"
         ) from error
     try:
         yield
@@ -114,7 +118,10 @@ def open_run(directory: Path, allowed: list[str]) -> StoppedRun:
     try:
         record = json.loads((directory / "run.json").read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UsageError(f"{str(directory / 'run.json')!r} is damaged: {error}") from error
+        raise UsageError(
+            f"{str(directory / 'run.json')!r} is damaged ({error}); mend it, or repeat the run: "
+            f"--config {directory / 'config.yaml'}"
+        ) from error
     checkpoint, content, damage = newest(directory / "checkpoints")
     if process_rank() == 0:
         for text in damage:
@@ -124,9 +131,27 @@ def open_run(directory: Path, allowed: list[str]) -> StoppedRun:
             f"the run {str(directory)!r} has logged metrics but has no checkpoint to go on from; "
             f"repeat it: --config {directory / 'config.yaml'}"
         )
+    point = content.get("resume", {})
+    if shorter := lost(directory, point.get("files", {})):
+        raise UsageError(
+            f"{', '.join(shorter)} of {str(directory)!r} have lost what was logged before the "
+            f"checkpoint; put them back, or repeat the run: --config {directory / 'config.yaml'}"
+        )
     config = content.get("config") or (directory / "config.yaml").read_text(encoding="utf-8")
-    check_classes(yaml.safe_load(config), allowed)
-    return StoppedRun(directory, record, checkpoint, content, config)
+    try:
+        check_classes(yaml.safe_load(config), allowed)
+    except (yaml.YAMLError, AttributeError, TypeError) as error:
+        raise UsageError(f"the configuration in {checkpoint or directory} is damaged") from error
+    schedules = content.get("lr_schedulers", [])
+    return StoppedRun(
+        directory,
+        record,
+        checkpoint,
+        config,
+        point,
+        content.get("global_step", 0),
+        fixed_length=any("total_steps" in schedule for schedule in schedules),
+    )
 
 
 def changes(run: StoppedRun, cli: ProjectCLI) -> dict[str, tuple[Any, Any]]:
@@ -162,11 +187,12 @@ def is_longer(key: str, before: Any, now: Any) -> bool:
 def inexact(run: StoppedRun, changed: dict[str, tuple[Any, Any]], cli: ProjectCLI) -> list[str]:
     """Return what would make the rest of the run another one than it would have been."""
     reasons = []
+    had = run.point.get("data")
+    harmless = HARMLESS | (PLACES if had else set())
     for key, (before, now) in changed.items():
-        is_harmless = not HARMLESS.isdisjoint(key.split("."))
+        is_harmless = not harmless.isdisjoint(key.split("."))
         if not is_harmless and not is_longer(key, before, now):
             reasons.append(f"{key.replace('.init_args', '')} was {before} and is {now}")
-    had = run.point.get("data")
     if had and process_rank() == 0:  # which has opened the data
         has = cli.datamodule.describe()["sha256"]
         reasons += [
@@ -175,6 +201,25 @@ def inexact(run: StoppedRun, changed: dict[str, tuple[Any, Any]], cli: ProjectCL
             if digest != has.get(name)
         ]
     return reasons
+
+
+def check_possible(run: StoppedRun, changed: dict[str, tuple[Any, Any]]) -> None:
+    """Refuse what not even force can do, before anything is changed.
+
+    Raises:
+        UsageError: With the key and the reason.
+    """
+    for key, (before, now) in changed.items():
+        if key.startswith(IN_STATE):
+            raise UsageError(
+                f"{key.replace('.init_args', '')} was {before} and is {now}, but what a run goes "
+                "on with is in its checkpoint; begin another run with it"
+            )
+        if is_longer(key, before, now) and run.fixed_length:
+            raise UsageError(
+                f"{key} was {before} and is {now}, but the schedule of the run ends at a step that "
+                "was fixed; begin a longer run, with WarmupDecay if it may be made longer later"
+            )
 
 
 def other_surroundings(run: StoppedRun) -> list[str]:

@@ -42,6 +42,7 @@ PRIVATE = (
     "_logger_connector._callback_metrics",
     "_signal_connector.register_signal_handlers",
 )
+BATCH_START, TRAIN_END = "batch_start", "train_end"  # where a point is taken
 SHARE_OF_TIME = 0.04  # that saving at the ends of epochs may take
 
 
@@ -143,7 +144,7 @@ class ResumePoint(Callback):
         is_due = int(self.is_due(is_epoch_start=batch_idx == 0))
         exit_code, is_due = largest_of_all(trainer, [self.stop.exit_code, is_due])
         if is_due or exit_code:
-            self.save(trainer, "batch_start")
+            self.save(trainer, BATCH_START)
         if exit_code:
             leave(trainer, exit_code)
 
@@ -154,7 +155,7 @@ class ResumePoint(Callback):
         )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.save(trainer, "train_end")
+        self.save(trainer, TRAIN_END)
 
     def save(self, trainer: Trainer, at: str) -> None:
         started = time.monotonic()
@@ -180,7 +181,7 @@ class ResumePoint(Callback):
             "data": data.describe()["sha256"] if hasattr(data, "describe") else None,
             "accumulate_grad_batches": trainer.accumulate_grad_batches,
             "callback_metrics": dict(trainer.callback_metrics),  # a plateau may read an old one
-            "epoch_so_far": of_all_processes(trainer, epoch_so_far(trainer, pl_module)),
+            "epoch_so_far": of_all_processes(trainer, self.epoch_so_far(trainer, pl_module)),
             "files": progress(trainer, self.directory) if trainer.is_global_zero else {},
         }
 
@@ -190,7 +191,7 @@ class ResumePoint(Callback):
         self.restored = checkpoint.get("resume")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.restored is not None and self.restored["at"] == "train_end":
+        if self.restored is not None and self.restored["at"] == TRAIN_END:
             trainer.should_stop = not self.is_extended  # it may have stopped early
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -202,20 +203,23 @@ class ResumePoint(Callback):
                 "ignore", message="You're resuming from a checkpoint that ended"
             )
         set_back_counters(trainer, restored["at"])
-        if restored["at"] == "batch_start":
+        if restored["at"] == BATCH_START:
             self.validated = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.state_dict()
-        trainer.accumulate_grad_batches = restored["accumulate_grad_batches"]
+        if self.same_batches:
+            trainer.accumulate_grad_batches = restored["accumulate_grad_batches"]
         device = pl_module.device
         metrics = apply_to_collection(restored["callback_metrics"], Tensor, Tensor.to, device)
         trainer._logger_connector._callback_metrics.update(metrics)
-        if restored["at"] == "batch_start" and self.same_batches:
+        if restored["at"] == BATCH_START and self.same_batches:
             mine = restored["epoch_so_far"][trainer.global_rank]
             mine = apply_to_collection(mine, Tensor, Tensor.to, device)
             self.unfinished_averages = mine["averages"]
             restore_epoch(pl_module, mine)
         elif hasattr(pl_module, "load_epoch_state"):
             pl_module.load_epoch_state({})  # type: ignore[operator]
-        self.saved_at, self.saved_step = time.monotonic(), trainer.global_step
+        self.saved_step = trainer.global_step
+        if self.same_batches and not self.is_extended:  # else saved at once, as what it is now
+            self.saved_at = time.monotonic()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -226,11 +230,30 @@ class ResumePoint(Callback):
         for key in self.unfinished_averages.keys() & results.keys():
             add_to_average(results[key], self.unfinished_averages.pop(key))
 
+    def epoch_so_far(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+        """Return what this epoch has added up on this process, on the CPU.
+
+        Of a task with `epoch_state`, what that returns; the state of each torchmetrics metric; and
+        the averages that `self.log(..., on_epoch=True)` keeps.
+        """
+        averages = dict(self.unfinished_averages)  # of before a resume, and not logged again yet
+        found: dict[str, Any] = {"task": {}, "metrics": {}, "averages": averages}
+        if hasattr(module, "epoch_state"):
+            found["task"] = module.epoch_state()  # type: ignore[operator]
+        for name, part in module.named_modules():
+            if isinstance(part, Metric):
+                found["metrics"][name] = {"updates": part._update_count, **part.metric_state}
+        if trainer.fit_loop.epoch_loop.batch_idx > 0:
+            for key, result in trainer.fit_loop.epoch_loop._results.items():
+                if result.is_tensor and result.meta.on_epoch and result.update_called:
+                    averages[key] = dict(result.metric_state)
+        return apply_to_collection(found, Tensor, lambda t: t.detach().cpu().clone())
+
 
 def set_back_counters(trainer: Trainer, at: str) -> None:
     """Undo what saving and loading did to Lightning's counters (2.6.6), before the first batch."""
     fit, epoch = trainer.fit_loop, trainer.fit_loop.epoch_loop
-    if at == "train_end":  # another epoch begins, as after any other
+    if at == TRAIN_END:  # another epoch begins, as after any other
         fit._restarting = epoch._restarting = False
         return
     # The batch that was counted as ready when the point was taken has not been run.
@@ -240,25 +263,6 @@ def set_back_counters(trainer: Trainer, at: str) -> None:
     ):
         epoch._batches_that_stepped -= 1  # `reset` is about to add it a second time
     fit._restarting = False  # else the epoch would end without its step of ReduceLROnPlateau
-
-
-def epoch_so_far(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
-    """Return what this epoch has added up on this process, on the CPU.
-
-    Of a task with `epoch_state`, what that returns; the state of each torchmetrics metric; and the
-    averages that `self.log(..., on_epoch=True)` keeps.
-    """
-    found: dict[str, Any] = {"task": {}, "metrics": {}, "averages": {}}
-    if hasattr(module, "epoch_state"):
-        found["task"] = module.epoch_state()  # type: ignore[operator]
-    for name, part in module.named_modules():
-        if isinstance(part, Metric):
-            found["metrics"][name] = {"updates": part._update_count, **part.metric_state}
-    if trainer.fit_loop.epoch_loop.batch_idx > 0:
-        for key, result in trainer.fit_loop.epoch_loop._results.items():
-            if result.is_tensor and result.meta.on_epoch and result.update_called:
-                found["averages"][key] = dict(result.metric_state)
-    return apply_to_collection(found, Tensor, lambda t: t.detach().cpu().clone())
 
 
 def restore_epoch(module: LightningModule, so_far: dict[str, Any]) -> None:

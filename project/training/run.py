@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 from project.configuration import ProjectCLI
 from project.messages import RunError, UsageError
-from project.training.checkpoint_file import DurableCheckpointIO
+from project.training.checkpoint_file import DurableCheckpointIO, replace_text
 from project.training.interruption import FiniteLoss, StopBeforeTesting, StopRequest
 from project.training.results import closing_table
 from project.training.resume import StoppedRun, complete_config, sole_user, warn
@@ -32,21 +32,11 @@ from project.training.trainer import BestCheckpoint, ValidateAtLastStep, build_t
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
-def run(
-    cli: ProjectCLI,
-    arguments: list[str],
-    stopped: StoppedRun | None = None,
-    is_extended: bool = False,
-    is_changed: bool = False,
-    force: bool = False,
-) -> dict[str, Any]:
+def run(cli: ProjectCLI, arguments: list[str], stopped: StoppedRun | None = None) -> dict[str, Any]:
     """Fit, validate and test what the configuration describes; return the run's record.
 
     Args:
         stopped: The run to go on with; a new one by default.
-        is_extended: Whether that was made longer than it was.
-        is_changed: Whether that is not the same any more.
-        force: Whether it goes on with another number of processes.
     """
     config = cli.config
     origin = provenance(arguments)
@@ -62,8 +52,8 @@ def run(
         config.checkpoint_minutes,
         complete_config(cli),
         stop,
-        is_extended=is_extended,
-        same_batches=not is_changed,
+        is_extended=stopped is not None and stopped.is_extended,
+        same_batches=stopped is None or not stopped.is_changed,
     )
     best = BestCheckpoint(directory, config.best)
     ours = [
@@ -75,7 +65,7 @@ def run(
     ours += [keeper, best, StopBeforeTesting(stop)]
     try:
         trainer = build_trainer(cli.config_init.trainer, config.best, ours, directory)
-        if stopped is not None and not is_as_wide(trainer, stopped, force):
+        if stopped is not None and not is_as_wide(trainer, stopped):
             point.same_batches = False
     except Exception as error:  # such as a GPU that is not there: nothing has been run
         if process_rank() == 0 and stopped is None:
@@ -84,11 +74,13 @@ def run(
     leave_running = partial(keeper.update, status="interrupted", exit_code=130, error="SIGINT")
     lock = sole_user(directory) if stopped is None else nullcontext()  # `resume` has it
     with lock, stop.listening(at_once=leave_running):
-        if process_rank() == 0:
-            begin(cli, directory, record, origin, stopped)
-        keeper.update(status="running")
-        announce(trainer, cli.model, cli.datamodule, directory)
         try:
+            for key in ("error", "exit_code"):
+                record.pop(key, None)
+            keeper.update(status="running")  # first: what is cut back is not finished any more
+            if process_rank() == 0:
+                begin(cli, directory, record, origin, stopped)
+            announce(trainer, cli.model, cli.datamodule, directory)
             found = fit_and_measure(cli, trainer, best, stopped)
             keeper.update(status="finished", exit_code=0, **found)
             finish_wandb(trainer, 0)
@@ -113,18 +105,17 @@ def begin(
         cut_back(directory, stopped.point.get("files", {}))
         for leftover in (directory / "checkpoints").glob(".*.tmp"):
             leftover.unlink()
-        for key in ("error", "exit_code"):
-            record.pop(key, None)
+        if stopped.checkpoint is not None and stopped.checkpoint.name == "previous.ckpt":
+            # Damaged: the next checkpoint would put it in the place of the good one.
+            (directory / "checkpoints" / "last.ckpt").unlink(missing_ok=True)
         resumed = record.setdefault("resumed", [])
-        resumed.append({**origin, "from_step": stopped.content.get("global_step", 0)})
+        resumed.append({**origin, "from_step": stopped.global_step})
         patch = f"code.resumed-{len(resumed)}.patch"
     write_patch(directory, patch)
-    temporary = directory / "config.tmp"
-    temporary.write_text(complete_config(cli), encoding="utf-8")
-    temporary.replace(directory / "config.yaml")
+    replace_text(directory / "config.yaml", complete_config(cli))
 
 
-def is_as_wide(trainer: Trainer, stopped: StoppedRun, force: bool) -> bool:
+def is_as_wide(trainer: Trainer, stopped: StoppedRun) -> bool:
     """Return whether a run has as many processes as it had.
 
     Raises:
@@ -134,7 +125,7 @@ def is_as_wide(trainer: Trainer, stopped: StoppedRun, force: bool) -> bool:
     if trainer.world_size == had:
         return True
     text = f"the run had {had} processes and now has {trainer.world_size}"
-    if not force:
+    if not stopped.is_forced:
         raise UsageError(
             f"{text}, so its batches would be others; set --trainer.devices and "
             f"--trainer.num_nodes to {had} in all, or add --force"
@@ -150,9 +141,7 @@ def end_badly(error: BaseException, keeper: RunRecord, trainer: Trainer) -> None
     Raises:
         RunError: In place of an error of the disk.
     """
-    code = 130 if isinstance(error, KeyboardInterrupt) else 1
-    if isinstance(error, SystemExit):  # by a signal
-        code = int(error.code or 0)
+    code = exit_code_of(error)
     status = "interrupted" if code in (130, 143) else "failed"
     with suppress(OSError):  # the disk may be full
         keeper.update(status=status, exit_code=code, error=f"{type(error).__name__}: {error}")
@@ -163,6 +152,15 @@ def end_badly(error: BaseException, keeper: RunRecord, trainer: Trainer) -> None
             f"{os.strerror(error.errno)}; make room or give write permission, then go on with "
             f"--resume {keeper.path.parent}"
         ) from error
+
+
+def exit_code_of(error: BaseException) -> int:
+    """Return 130 for Ctrl-C, what a SystemExit says (by a signal 130 or 143), else 1."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
+        return error.code or 0
+    return 1
 
 
 def finish_wandb(trainer: Trainer, exit_code: int) -> None:

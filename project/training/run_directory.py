@@ -19,6 +19,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from project.messages import UsageError
+from project.training.checkpoint_file import replace_text
 from project.training.precision import cpu_capabilities
 
 PACKAGES = ("torch", "lightning", "torchmetrics", "torchvision", "jsonargparse", "numpy")
@@ -222,9 +223,8 @@ class RunRecord(Callback):
             self.record["training_seconds"] = round(self.training_seconds, 2)
             speed = round(self.units / self.training_seconds, 1)
             self.record[f"{self.unit}_per_second"] = speed
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(finite(self.record), indent=2, allow_nan=False) + "\n")
-        temporary.replace(self.path)
+        text = json.dumps(finite(self.record), indent=2, allow_nan=False) + "\n"
+        replace_text(self.path, text)
 
 
 def finite(value: Any) -> Any:

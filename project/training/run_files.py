@@ -16,6 +16,8 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
+from project.training.checkpoint_file import replace_text
+
 FLUSH_ROWS = 100
 EVENTS = "events.out.tfevents.*"
 
@@ -107,9 +109,7 @@ def write_table(path: Path, columns: list[str], rows: list[dict[str, Any]]) -> N
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text.getvalue(), encoding="utf-8")
-    temporary.replace(path)
+    replace_text(path, text.getvalue())
 
 
 def progress(trainer: Trainer, directory: Path) -> dict[str, Any]:
@@ -129,16 +129,31 @@ def progress(trainer: Trainer, directory: Path) -> dict[str, Any]:
     return found
 
 
-def cut_back(directory: Path, progress: dict[str, Any]) -> None:
-    """Drop from the files of a run what came after a checkpoint; without one, everything."""
+def lost(directory: Path, reached: dict[str, Any]) -> list[str]:
+    """Return the names of files that are shorter than they were at a checkpoint."""
+    _, rows = read_table(directory / "metrics.csv")
+    found = ["metrics.csv"] if len(rows) < reached.get("rows", 0) else []
+    for name, size in reached.get("bytes", {}).items():
+        path = directory / name
+        if not path.is_file() or path.stat().st_size < size:
+            found.append(name)
+    return found
+
+
+def cut_back(directory: Path, reached: dict[str, Any]) -> None:
+    """Drop from the files of a run what came after a checkpoint; without one, everything.
+
+    Args:
+        reached: What `progress` returned at the checkpoint.
+    """
     columns, rows = read_table(directory / "metrics.csv")
-    count, kept_columns = progress.get("rows", 0), progress.get("columns", [])
+    count, kept_columns = reached.get("rows", 0), reached.get("columns", [])
     if kept_columns:
         kept = [{name: row[name] for name in kept_columns} for row in rows[:count]]
         write_table(directory / "metrics.csv", kept_columns, kept)
     elif columns:
         (directory / "metrics.csv").unlink()
-    sizes = progress.get("bytes", {})
+    sizes = reached.get("bytes", {})
     for path in growing_files(directory):
         if path.name in sizes:
             os.truncate(path, sizes[path.name])

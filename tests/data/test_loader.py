@@ -1,6 +1,7 @@
 """Which samples a batch holds: decided by coordinates, shared exactly between processes."""
 
 import random
+import signal
 
 import numpy as np
 import pytest
@@ -99,6 +100,18 @@ class Drawn(Dataset):
 
     def __getitem__(self, index: int) -> list[float]:
         return [index, random.random(), np.random.rand(), torch.rand(()).item()]
+
+
+class Deaf(Dataset):
+    """A sample is whether its process ignores SIGTERM."""
+
+    def __getitem__(self, index: int) -> bool:
+        return signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+
+
+def test_a_signal_to_all_processes_of_a_run_leaves_its_workers() -> None:
+    made = SeededLoader(4, 2, seeded_samples(Deaf(), seed=0), num_workers=1)
+    assert all(batch.all() for batch in made)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

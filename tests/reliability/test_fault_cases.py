@@ -5,6 +5,8 @@
 Each test is a case; its docstring says what happens and, after the arrow, what must follow.
 """
 
+import contextlib
+import dataclasses
 import errno
 import hashlib
 import http.server
@@ -24,14 +26,14 @@ import pytest
 import torch
 from filelock import FileLock
 from kill_matrix import ROWS, as_bytes, differences, prepare, strip
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from project import generate
 from project.configuration import CONFIGS, ProjectCLI
 from project.messages import UsageError
 from project.tasks.image_classification import ImageClassification
 from project.training import checkpoint_file, resume_point
-from project.training.checkpoint import rebuild
+from project.training.checkpoint import imports_limited_to, instantiate, rebuild
 from project.training.checkpoint_file import read, write
 from project.training.command import command as train
 from project.training.interruption import StopRequest
@@ -227,6 +229,57 @@ def test_a_finished_run(case, runs) -> None:
     assert case.fingerprint() == before
 
 
+def test_stopped_again_after_a_damaged_checkpoint(case, monkeypatch) -> None:
+    """killed in the first write after last.ckpt was damaged -> previous.ckpt is still there"""
+    os.truncate(case.last, 1000)
+    child = os.fork()
+    if child == 0:
+        try:
+            checkpoint_file.fsync_directory = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+            checkpoint_file.keep_as = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+            train(["--resume", f"runs/{case.run.name}"])
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+    assert read(case.previous, must_have_hash=True)
+    assert case.resume()[0] == 0
+    assert case.is_as_if_never_stopped()
+
+
+def test_a_checkpoint_that_another_wrote(case) -> None:
+    """last.ckpt is there, but no place to resume from -> previous.ckpt is taken, logs are kept"""
+    content = read(case.last)
+    del content["resume"]
+    write(content, case.last)
+    code, text = case.resume()
+    assert code == 0
+    assert "is not one to resume from" in text
+    assert case.is_as_if_never_stopped()
+
+
+def test_metrics_that_are_gone(case) -> None:
+    """metrics.csv is shorter than at the checkpoint -> refused, nothing changed, exit code 2"""
+    path = case.run / "metrics.csv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]))
+    assert "metrics.csv of" in case.refused("--resume", f"runs/{case.run.name}")
+
+
+def test_force_without_a_run(case) -> None:
+    """--force without --resume -> what it is for, exit code 2"""
+    assert "add --resume RUN" in case.refused(*SHORT, "--force")
+
+
+def test_a_run_with_a_fixed_schedule_made_longer(case) -> None:
+    """a run whose OneCycleLR ends with it is made longer -> refused, nothing changed"""
+    prepare(next(row for row in ROWS if row.name == "MLP, OneCycle"), case.folder / "cycle")
+    os.chdir(case.folder / "cycle")
+    assert train([*SHORT]) == 0
+    (directory,) = Path("runs").iterdir()
+    text = case.refused("--resume", str(directory), "--trainer.max_epochs=3")
+    assert "ends at a step that was fixed" in text
+
+
 def test_another_batch_size(case) -> None:
     """--data.batch_size is another than it was -> refused, exit code 2"""
     text = case.refused("--resume", f"runs/{case.run.name}", "--data.batch_size=8")
@@ -242,9 +295,10 @@ def test_another_batch_size_by_force(case) -> None:
 
 
 def test_another_learning_rate(case) -> None:
-    """another learning rate, which the saved optimizer would ignore -> refused, exit code 2"""
-    text = case.refused("--resume", f"runs/{case.run.name}", "--model.optimizer.lr=0.5")
-    assert "model.optimizer.lr was 0.003 and is 0.5" in text
+    """another learning rate, which the checkpoint would undo -> refused, even with --force"""
+    for force in ([], ["--force"]):
+        text = case.refused("--resume", f"runs/{case.run.name}", "--model.optimizer.lr=0.5", *force)
+        assert "model.optimizer.lr was 0.003 and is 0.5" in text
 
 
 def test_fewer_epochs(case) -> None:
@@ -264,8 +318,9 @@ def test_another_number_of_processes(case) -> None:
         world_size = 2
 
     with pytest.raises(UsageError, match="the run had 1 processes and now has 2"):
-        is_as_wide(TwoProcesses(), stopped, force=False)  # type: ignore[arg-type]
-    assert not is_as_wide(TwoProcesses(), stopped, force=True)  # type: ignore[arg-type]
+        is_as_wide(TwoProcesses(), stopped)  # type: ignore[arg-type]
+    forced = dataclasses.replace(stopped, is_forced=True)
+    assert not is_as_wide(TwoProcesses(), forced)  # type: ignore[arg-type]
 
 
 def test_other_data(case, monkeypatch) -> None:
@@ -392,6 +447,9 @@ def test_weights_that_are_nan(case) -> None:
     assert f"holds {name} with NaN" in case.refused("nan.ckpt", command=generate.main)
 
 
+HANDLER = "torch.distributed.elastic.multiprocessing.subprocess_handler"  # starts programs
+
+
 def names_class(content: dict[str, Any], key: str, path: str) -> None:
     """Put the name of another class into a checkpoint."""
     arguments = content["hyper_parameters"]
@@ -428,6 +486,8 @@ def test_a_class_of_another_package(case, key, monkeypatch) -> None:
         ("network", "torch.optim.SGD"),
         ("task", "project.models.mlp.MLP"),
         ("scheduler", "project.data.image_sets.Digits"),
+        ("network", f"{HANDLER}.SubprocessHandler"),
+        ("network", "project.training.checkpoint_file.Path"),  # not a class of ours
     ],
 )
 def test_something_that_its_place_does_not_take(case, key, path) -> None:
@@ -436,7 +496,7 @@ def test_something_that_its_place_does_not_take(case, key, path) -> None:
     names_class(content, key, path)
     with pytest.raises(UsageError) as refusal:
         rebuild(content, [])
-    assert path in str(refusal.value)
+    assert path.rpartition(".")[2] in str(refusal.value)
     case.record("code", 2)
     case.record("answer", f"error: {refusal.value}")
 
@@ -458,6 +518,31 @@ def test_a_callable_by_name_in_an_argument(case, monkeypatch) -> None:
     assert not (case.folder / "danger").exists()
 
 
+def test_a_class_in_an_argument_without_a_type(case) -> None:
+    """a class of torch that starts programs, in an argument without a type -> not built"""
+    handler = {
+        "class_path": f"{HANDLER}.SubprocessHandler",
+        "init_args": {"entrypoint": "touch", "args": ["danger"], "env": {}, "stdout": None,
+                      "stderr": None, "local_rank_id": 0, "numa_options": None},
+    }  # fmt: skip
+    content = read(case.last)
+    arguments = {"in_features": 2, "out_features": 2, "device": handler}
+    content["hyper_parameters"]["network"] = {
+        "class_path": "torch.nn.Linear",
+        "init_args": arguments,
+    }
+    with pytest.raises(UsageError) as refusal:
+        rebuild(content, [])
+    case.record("code", 2)
+    case.record("answer", f"error: {refusal.value}")
+    handler["class_path"] = "logging.FileHandler"
+    handler["init_args"] = {"filename": "danger"}
+    with imports_limited_to(["logging"]), contextlib.suppress(Exception):  # not even if trusted
+        instantiate(LightningModule, content["hyper_parameters"])
+    time.sleep(0.5)
+    assert not (case.folder / "danger").exists()
+
+
 def test_the_same_checkpoint_is_built_when_it_is_trusted(case) -> None:
     """a checkpoint of ours -> its task and data are built, with equal weights"""
     content = read(case.last)
@@ -475,7 +560,7 @@ def test_the_same_checkpoint_is_built_when_it_is_trusted(case) -> None:
 # ---------------------------------------------------------------- writing
 
 
-def test_a_full_disk(case, monkeypatch) -> None:
+def test_a_full_disk(case) -> None:
     """the disk is full while a checkpoint is written -> exit code 1, the one before is kept"""
     before = hashlib.sha256(case.last.read_bytes()).hexdigest()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -498,10 +583,14 @@ def test_a_full_disk(case, monkeypatch) -> None:
 def test_no_permission(case, monkeypatch) -> None:
     """writing a checkpoint is not permitted -> exit code 1 (Lightning trains on in silence)"""
 
-    def refuse(*_: Any) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied")
+    open_before = Path.open
 
-    monkeypatch.setattr(checkpoint_file.os, "fsync", refuse)
+    def refuse(self: Path, *arguments: Any, **keywords: Any) -> Any:
+        if self.name.startswith(".last.ckpt"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return open_before(self, *arguments, **keywords)
+
+    monkeypatch.setattr(Path, "open", refuse)
     code, text = case.resume()
     assert code == 1
     assert "Permission denied" in text
@@ -588,6 +677,13 @@ def test_a_second_ctrl_c(case) -> None:
     case.record("answer", "ended at once")
     assert case.resume()[0] == 0
     assert case.is_as_if_never_stopped()
+
+
+def test_an_exit_by_the_users_code(case, monkeypatch) -> None:
+    """sys.exit("text") in one's own code -> exit code 1, run.json says failed"""
+    monkeypatch.setattr(ImageClassification, "training_step", at_step(13, lambda: sys.exit("no")))
+    assert case.resume()[0] == 1
+    assert case.state()["status"] == "failed"
 
 
 def test_a_signal_while_measuring(case, monkeypatch) -> None:

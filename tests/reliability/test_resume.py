@@ -184,6 +184,9 @@ def test_a_task_of_ones_own_keeps_its_averages(stop, tmp_path, monkeypatch) -> N
             assert command(arguments) == (0 if name == "whole" else 143)
     stopped = str(run_in(tmp_path / "stopped"))
     assert command(["--resume", stopped]) == 2  # of another package
+    with monkeypatch.context() as patch:  # again, before all averages were logged a second time
+        stop_at(own_task.Task, stop + 1, patch)
+        assert command(["--resume", stopped, "--allow", "own_task"]) == 143
     assert command(["--resume", stopped, "--allow", "own_task", "--data.num_workers=1"]) == 0
     rows = [(run_in(tmp_path / n) / "metrics.csv").read_text() for n in ("whole", "stopped")]
     assert rows[0] == rows[1]
