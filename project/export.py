@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def export(run: str, output: Path | None, allowed: list[str]) -> Any:
+def export(run: str, output: Path | None, allowed: list[str]) -> Iterator[str]:
     """Write the three files, and yield a line on each.
 
     Raises:
@@ -72,6 +73,8 @@ def export(run: str, output: Path | None, allowed: list[str]) -> Any:
         output = Path(run) / "export"
     content = read(source)
     task, data = rebuild(content, allowed)
+    if not hasattr(task, "network"):
+        raise UsageError(f"{type(task).__name__} has no attribute `network` to export")
     network = task.network.eval()
     example = example_input(network, data)
     description = describe(content, network, data)
@@ -81,16 +84,16 @@ def export(run: str, output: Path | None, allowed: list[str]) -> Any:
     for weight in again.network.parameters():
         weight.data.zero_()
     write_weights(network, output / "weights.safetensors", description, again.network)
-    yield line(output / "weights.safetensors", "equal to the checkpoint's, bit by bit")
+    yield size_and_note(output / "weights.safetensors", "equal to the checkpoint's, bit by bit")
     (output / "network.json").write_text(json.dumps(description, indent=2) + "\n")
-    yield line(output / "network.json", description["network"]["class_path"])
+    yield size_and_note(output / "network.json", description["network"]["class_path"])
     difference, shape = write_computation(network, example, output / "network.pt2")
-    yield line(
+    yield size_and_note(
         output / "network.pt2", f"input {shape}; largest difference of a logit {difference:.1g}"
     )
 
 
-def line(path: Path, text: str) -> str:
+def size_and_note(path: Path, text: str) -> str:
     return f"{path}  {path.stat().st_size / 1e6:.2f} MB  {text}"
 
 
