@@ -75,11 +75,8 @@ def run(cli: ProjectCLI, arguments: list[str], stopped: StoppedRun | None = None
     lock = sole_user(directory) if stopped is None else nullcontext()  # `resume` has it
     with lock, stop.listening(at_once=leave_running):
         try:
-            for key in ("error", "exit_code"):
-                record.pop(key, None)
-            keeper.update(status="running")  # first: what is cut back is not finished any more
             if process_rank() == 0:
-                begin(cli, directory, record, origin, stopped)
+                begin(cli, keeper, origin, stopped)
             announce(trainer, cli.model, cli.datamodule, directory)
             found = fit_and_measure(cli, trainer, best, stopped)
             keeper.update(status="finished", exit_code=0, **found)
@@ -93,26 +90,30 @@ def run(cli: ProjectCLI, arguments: list[str], stopped: StoppedRun | None = None
 
 
 def begin(
-    cli: ProjectCLI,
-    directory: Path,
-    record: dict[str, Any],
-    origin: dict[str, Any],
-    stopped: StoppedRun | None,
+    cli: ProjectCLI, keeper: RunRecord, origin: dict[str, Any], stopped: StoppedRun | None
 ) -> None:
-    """Write what a run is, or set the files of one that goes on back to its checkpoint."""
+    """Write what a run is, or set the files of one that goes on back to its checkpoint.
+
+    In an order that leaves a run to resume, or none, wherever it is killed.
+    """
+    directory, record = keeper.path.parent, keeper.record
     patch = "code.patch"
     if stopped is not None:
+        for key in ("error", "exit_code"):
+            record.pop(key, None)
+        resumed = record.setdefault("resumed", [])
+        resumed.append({**origin, "from_step": stopped.global_step})
+        patch = f"code.resumed-{len(resumed)}.patch"
+        keeper.update(status="running")  # before what it had measured is cut off
         cut_back(directory, stopped.point.get("files", {}))
         for leftover in (directory / "checkpoints").glob(".*.tmp"):
             leftover.unlink()
         if stopped.checkpoint is not None and stopped.checkpoint.name == "previous.ckpt":
             # Damaged: the next checkpoint would put it in the place of the good one.
             (directory / "checkpoints" / "last.ckpt").unlink(missing_ok=True)
-        resumed = record.setdefault("resumed", [])
-        resumed.append({**origin, "from_step": stopped.global_step})
-        patch = f"code.resumed-{len(resumed)}.patch"
-    write_patch(directory, patch)
     replace_text(directory / "config.yaml", complete_config(cli))
+    keeper.update(status="running")
+    write_patch(directory, patch)
 
 
 def is_as_wide(trainer: Trainer, stopped: StoppedRun) -> bool:
