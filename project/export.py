@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         for line in export(options.run, options.output, options.allow):
             print(line, flush=True)
+    except KeyboardInterrupt:
+        return 130
     except (UsageError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
@@ -128,6 +131,7 @@ def describe(content: dict[str, Any], network: Any, data: Any) -> dict[str, Any]
         "parameters": sum(p.numel() for p in network.parameters()),
         "steps": content["global_step"],
         "data": json.loads(json.dumps(content.get(name), default=str)),
+        "tokenizer": content.get("datamodule_hyper_parameters", {}).get("tokenizer"),
     }
 
 
@@ -172,8 +176,9 @@ def write_computation(network: Any, example: Any, path: Path) -> tuple[float, st
             dynamic[1] = torch.export.Dim.AUTO
             other = other[:, : max(1, other.shape[1] // 2)]
         try:
-            program = torch.export.export(network, (example,), dynamic_shapes=[dynamic])
-            with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+            with warnings.catch_warnings(), tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+                warnings.simplefilter("ignore")  # of torch's own, on what it does
+                program = torch.export.export(network, (example,), dynamic_shapes=[dynamic])
                 made = Path(scratch, path.name)
                 torch.export.save(program, made)
                 loaded = torch.export.load(made).module()

@@ -57,9 +57,12 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments in (["--help"], ["-h"]):
         print(HELP, end="")
         return 0
-    from project.training.command import command  # imports torch: not needed for the help above
+    try:
+        from project.training.command import command  # imports torch: not needed for the help above
 
-    return command(arguments)
+        return command(arguments)
+    except KeyboardInterrupt:  # before there is a run that could be saved
+        return 130
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from project.training.checkpoint import imports_limited_to
 from project.training.resume import (
     changes,
     check_possible,
+    code_has_changed,
     inexact,
     is_longer,
     open_run,
@@ -38,9 +39,10 @@ def command(arguments: list[str]) -> int:
     created. Errors of the training itself, such as a bug in a new network, pass through with
     their traceback.
     """
-    options, arguments = general_options(arguments)
+    is_debug = "--debug" in arguments
     quieten_lightning()
     try:
+        options, arguments = general_options(arguments)
         for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
             flag, _, value = argument.partition("=")
             if flag.endswith(".help"):
@@ -61,10 +63,10 @@ def command(arguments: list[str]) -> int:
         else:
             run(cli, arguments)
     except (UsageError, RunError) as error:
-        if options.debug:
+        if is_debug:
             traceback.print_exc()
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        if isinstance(error.__cause__, ValueError) and not options.debug:
+        if isinstance(error.__cause__, ValueError) and not is_debug:
             print("  (--debug shows where)", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     except SystemExit as stopped:  # by a signal
@@ -74,12 +76,15 @@ def command(arguments: list[str]) -> int:
 
 def general_options(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Return the options that are no part of a configuration, and the other arguments."""
-    form = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    form = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     form.add_argument("--debug", action="store_true")
     form.add_argument("--resume", metavar="RUN")
     form.add_argument("--force", action="store_true")
     form.add_argument("--allow", metavar="PACKAGE", action="append", default=[])
-    return form.parse_known_args(arguments)
+    try:
+        return form.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise UsageError(f"{error.argument_name} needs a value: {error.message}") from error
 
 
 def build(arguments: list[str]) -> ProjectCLI:
@@ -89,6 +94,11 @@ def build(arguments: list[str]) -> ProjectCLI:
         rehearse(cli.model, cli.datamodule)
     except (ValueError, OSError) as error:  # a number out of range, a file that is not there
         raise UsageError(str(error)) from error
+    if cli.config.checkpoint_minutes < 0:
+        raise UsageError(
+            f"checkpoint_minutes {cli.config.checkpoint_minutes} must be 0 or more; 0 saves before "
+            "every step"
+        )
     settings = cli.config.trainer
     for name in ("limit_train_batches", "limit_val_batches", "limit_test_batches", "max_epochs"):
         if settings[name] == 0 and not settings.fast_dev_run:
@@ -127,33 +137,41 @@ def resume(options: argparse.Namespace, arguments: list[str]) -> None:
             config.write_text(stopped.config, encoding="utf-8")
             with imports_limited_to(options.allow):
                 cli = build(["--config", str(config), *arguments])
+        if cli.config.trainer.fast_dev_run:
+            raise UsageError("trainer.fast_dev_run keeps nothing, so no run can go on with it")
         changed = changes(stopped, cli)
         check_possible(stopped, changed)
-        is_extended = any(is_longer(key, *values) for key, values in changed.items())
-        if stopped.record["status"] == "finished" and not is_extended:
-            print(
-                f"{directory} is finished: nothing to do; it can be made longer with "
-                "--trainer.max_epochs or --trainer.max_steps"
-            )
-            return
+        longer = [key for key, values in changed.items() if is_longer(key, *values)]
         reasons = inexact(stopped, changed, cli)
         if reasons and not options.force:
+            shown = "; ".join(reasons[:4]) + ("; ..." if len(reasons) > 4 else "")
             raise UsageError(
-                f"{'; '.join(reasons)}: the rest would not be the run that was begun; go on as it "
-                "was, or with --force"
+                f"{shown}: the rest would not be the run that was begun; go on as it was, or with "
+                "--force"
             )
+        if stopped.record.get("status") == "finished" and not longer:
+            limit = "max_steps" if cli.config.trainer.max_epochs in (None, -1) else "max_epochs"
+            print(f"{directory} is finished: nothing to do; --trainer.{limit} can make it longer")
+            return
         if process_rank() == 0:
             for text in reasons:
                 warn(f"{text}: from here on it is another run")
+            for key in longer:
+                warn(
+                    f"{key} was {changed[key][0]} and is {changed[key][1]}: the run is made longer"
+                )
             for text in other_surroundings(stopped):
                 warn(f"{text}: the last bits of numbers may differ")
+            if code_has_changed(stopped):
+                warn("the code is not what it was: the rest may be another run (see code.patch)")
         stopped = replace(
             stopped,
-            is_extended=is_extended,
+            is_extended=bool(longer),
             is_changed=bool(reasons),
             is_forced=options.force,
         )
-        run(cli, arguments, stopped)
+        typed = ["--resume", options.resume, *["--force"][: options.force], *arguments]
+        run(cli, typed, stopped)
 
 
 def try_a_few_batches(cli: ProjectCLI) -> None:

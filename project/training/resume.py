@@ -15,7 +15,7 @@ from project.configuration import ProjectCLI
 from project.messages import UsageError
 from project.training.checkpoint import check_classes
 from project.training.checkpoint_file import newest
-from project.training.run_directory import process_rank, provenance
+from project.training.run_directory import code_patch, git, process_rank, provenance
 from project.training.run_files import lost
 
 # Keys whose value may change and leave every number as it was.
@@ -32,7 +32,14 @@ HARMLESS = {
 PLACES = {"cache_dir", "path", "root", "test_path", "val_path"}  # of data whose hash is compared
 LENGTHS = ("max_epochs", "max_steps")  # of a run, which may be raised
 # Keys whose value is in the state that a checkpoint brings back, so that no force can change it.
-IN_STATE = ("model.init_args.optimizer", "model.init_args.scheduler", "best", "trainer.callbacks")
+IN_STATE = (
+    "model.class_path",
+    "model.init_args.network",
+    "model.init_args.optimizer",
+    "model.init_args.scheduler",
+    "best",
+    "trainer.callbacks",
+)
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,8 @@ def run_directory_of(run: str) -> Path:
     Raises:
         UsageError: If it is not one.
     """
+    if not run:
+        raise UsageError("--resume needs the directory of a run; see `ls runs`")
     directory = Path(run)
     if directory.suffix == ".ckpt":
         raise UsageError(f"--resume {run}: give the run directory, not a checkpoint in it")
@@ -125,7 +134,7 @@ def open_run(directory: Path, allowed: list[str]) -> StoppedRun:
     checkpoint, content, damage = newest(directory / "checkpoints")
     if process_rank() == 0:
         for text in damage:
-            warn(f"{text}; going on from {checkpoint}, which is older")
+            warn(f"{text.partition(';')[0]}; going on from {checkpoint}, which is older")
     if checkpoint is None and (directory / "metrics.csv").is_file():
         raise UsageError(
             f"the run {str(directory)!r} has logged metrics but has no checkpoint to go on from; "
@@ -231,9 +240,15 @@ def other_surroundings(run: StoppedRun) -> list[str]:
             before = run.record.get(part, {}).get(name)
             if before is not None and before != value and name != "platform":
                 found.append(f"{name} was {before} and is {value}")
-    if run.record.get("git", {}).get("commit") != now["git"]["commit"]:
-        found.append("the code is at another commit")
     return found
+
+
+def code_has_changed(run: StoppedRun) -> bool:
+    """Return whether the code is not what it was when the run was begun."""
+    path = run.directory / "code.patch"
+    before = path.read_bytes() if path.is_file() else b""
+    is_same_commit = run.record.get("git", {}).get("commit") == git("rev-parse", "HEAD")
+    return not is_same_commit or (code_patch() or b"") != before
 
 
 def warn(text: str) -> None:

@@ -78,11 +78,15 @@ def run(cli: ProjectCLI, arguments: list[str], stopped: StoppedRun | None = None
             if process_rank() == 0:
                 begin(cli, keeper, origin, stopped)
             announce(trainer, cli.model, cli.datamodule, directory)
+            if stopped is not None and trainer.is_global_zero:
+                print(f"going on from step {stopped.global_step:,}", flush=True)
             found = fit_and_measure(cli, trainer, best, stopped)
             keeper.update(status="finished", exit_code=0, **found)
             finish_wandb(trainer, 0)
         except BaseException as error:
             end_badly(error, keeper, trainer)
+            if isinstance(error, SystemExit) and trainer.is_global_zero:
+                print(f"stopped; go on with: python -m project.train --resume {directory}")
             raise
     if trainer.is_global_zero:
         print(closing_table(record, directory))

@@ -101,8 +101,8 @@ def git_bytes(*arguments: str, **variables: str) -> bytes | None:
     return answer.stdout
 
 
-def write_patch(directory: Path, name: str = "code.patch") -> None:
-    """Write what `git apply` needs to get from the commit to the code that ran.
+def code_patch() -> bytes | None:
+    """Return what `git apply` needs to get from the commit to the code that runs; None without git.
 
     New files count too. The index and the objects go to a temporary folder, so the user's
     repository is not touched.
@@ -110,7 +110,7 @@ def write_patch(directory: Path, name: str = "code.patch") -> None:
     objects = git("rev-parse", "--path-format=absolute", "--git-path", "objects")
     top = git("rev-parse", "--show-toplevel")
     if not objects or not top:
-        return
+        return None
     with tempfile.TemporaryDirectory() as scratch:
         variables = {
             "GIT_INDEX_FILE": str(Path(scratch, "index")),
@@ -121,10 +121,15 @@ def write_patch(directory: Path, name: str = "code.patch") -> None:
         git("-C", top, "add", "--all", **variables)
         patch = git_bytes("-C", top, "diff", "--cached", "--binary", "HEAD", **variables)
     if patch is None:
-        patch = b"# not recorded: git did not answer within 30 s\n"
-    elif len(patch) > MAX_PATCH_BYTES:
-        patch = f"# not recorded: the change has {len(patch):,} bytes\n".encode()
-    if patch:
+        return b"# not recorded: git did not answer within 30 s\n"
+    if len(patch) > MAX_PATCH_BYTES:
+        return f"# not recorded: the change has {len(patch):,} bytes\n".encode()
+    return patch
+
+
+def write_patch(directory: Path, name: str = "code.patch") -> None:
+    """Write `code_patch`, where there is a change."""
+    if patch := code_patch():
         (directory / name).write_bytes(patch)
 
 

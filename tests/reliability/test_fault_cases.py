@@ -265,6 +265,37 @@ def test_metrics_that_are_gone(case) -> None:
     assert "metrics.csv of" in case.refused("--resume", f"runs/{case.run.name}")
 
 
+def test_code_that_was_changed(case) -> None:
+    """the code was changed since the run was begun -> a warning, and it goes on"""
+    (case.run / "code.patch").write_text("another change")
+    code, text = case.resume()
+    assert code == 0
+    assert "warning: the code is not what it was" in text
+
+
+def test_a_finished_run_with_other_flags(case) -> None:
+    """--resume of a finished run with another number -> refused, not ignored, exit code 2"""
+    assert case.resume()[0] == 0
+    text = case.refused("--resume", f"runs/{case.run.name}", "--data.batch_size=8")
+    assert "data.batch_size was 16 and is 8" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        (["--resume"], "--resume needs a value"),
+        (["--resume="], "needs the directory of a run"),
+        (["--resume", "RUN", "--trainer.fast_dev_run=true"], "fast_dev_run keeps nothing"),
+        (["--resume", "RUN", "--model.network=CNN", "--force"], "is in its checkpoint"),
+        (["--resume", "RUN", "--checkpoint_minutes=-1"], "must be 0 or more"),
+    ],
+)
+def test_resume_with_what_cannot_be(case, arguments, answer) -> None:
+    """--resume without a run, with a trial, another network, negative minutes -> one line"""
+    arguments = [f"runs/{case.run.name}" if a == "RUN" else a for a in arguments]
+    assert answer in case.refused(*arguments)
+
+
 def test_force_without_a_run(case) -> None:
     """--force without --resume -> what it is for, exit code 2"""
     assert "add --resume RUN" in case.refused(*SHORT, "--force")
