@@ -9,6 +9,7 @@ import warnings
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
@@ -16,6 +17,7 @@ from project.configuration import ProjectCLI, class_help, help_of_everything
 from project.messages import RunError, UsageError
 from project.training.checkpoint import imports_limited_to
 from project.training.resume import (
+    StoppedRun,
     changes,
     check_possible,
     code_has_changed,
@@ -154,16 +156,7 @@ def resume(options: argparse.Namespace, arguments: list[str]) -> None:
             print(f"{directory} is finished: nothing to do; --trainer.{limit} can make it longer")
             return
         if process_rank() == 0:
-            for text in reasons:
-                warn(f"{text}: from here on it is another run")
-            for key in longer:
-                warn(
-                    f"{key} was {changed[key][0]} and is {changed[key][1]}: the run is made longer"
-                )
-            for text in other_surroundings(stopped):
-                warn(f"{text}: the last bits of numbers may differ")
-            if code_has_changed(stopped):
-                warn("the code is not what it was: the rest may be another run (see code.patch)")
+            warn_of(stopped, reasons, {key: changed[key] for key in longer})
         stopped = replace(
             stopped,
             is_extended=bool(longer),
@@ -172,6 +165,18 @@ def resume(options: argparse.Namespace, arguments: list[str]) -> None:
         )
         typed = ["--resume", options.resume, *["--force"][: options.force], *arguments]
         run(cli, typed, stopped)
+
+
+def warn_of(stopped: StoppedRun, reasons: list[str], longer: dict[str, tuple[Any, Any]]) -> None:
+    """Say what is not as it was about a run that goes on."""
+    for text in reasons:
+        warn(f"{text}: from here on it is another run")
+    for key, (before, now) in longer.items():
+        warn(f"{key} was {before} and is {now}: the run is made longer")
+    for text in other_surroundings(stopped):
+        warn(f"{text}: the last bits of numbers may differ")
+    if code_has_changed(stopped):
+        warn("the code is not what it was: the rest may be another run (see code.patch)")
 
 
 def try_a_few_batches(cli: ProjectCLI) -> None:
