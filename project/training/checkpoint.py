@@ -145,7 +145,6 @@ def imports_limited_to(allowed: list[str]) -> Iterator[None]:
     from jsonargparse import set_parsing_settings
 
     typehints: Any = jsonargparse._typehints
-
     unlimited = typehints.import_object
 
     def limited(name: str, *args: Any, **kwargs: Any) -> Any:

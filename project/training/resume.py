@@ -47,12 +47,13 @@ class StoppedRun:
     """A run that is to go on.
 
     Attributes:
-        record: What its `run.json` holds.
         directory: Of the run.
+        record: What its `run.json` holds.
         checkpoint: The newest whole one to resume from; None for a run that has none yet.
         config: The complete configuration, as YAML.
         point: What `ResumePoint` saved in it.
         global_step: Optimizer steps taken by then.
+        fixed_length: Whether a schedule in it ends at a step that was given.
         is_extended: Whether it is to be longer than it was.
         is_changed: Whether the rest is another run than it would have been.
         is_forced: Whether it may be another one.
@@ -64,7 +65,7 @@ class StoppedRun:
     config: str
     point: dict[str, Any]
     global_step: int
-    fixed_length: bool  # whether a schedule in it ends at a step that was given
+    fixed_length: bool
     is_extended: bool = False
     is_changed: bool = False
     is_forced: bool = False

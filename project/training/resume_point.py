@@ -135,8 +135,8 @@ class ResumePoint(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        counter = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
         if self.validated is not None:  # Lightning has counted a validation that did not run
+            counter = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
             counter.load_state_dict(self.validated)
             self.validated = None
         if batch_idx % trainer.accumulate_grad_batches:
