@@ -20,6 +20,10 @@ class RunError(Exception):
     """A run cannot go on; the text says why, what is kept and what to do. Exit code 1."""
 
 
+class RunPruned(Exception):  # noqa: N818 - not an error
+    """A trial of a sweep is ended early, since others do better; its run is no failure."""
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """Return "; did you mean X?", or nothing when no choice is near."""
     near = difflib.get_close_matches(word, list(choices), n=1)

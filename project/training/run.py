@@ -3,17 +3,18 @@
 import errno
 import os
 import shutil
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.loggers import WandbLogger
 
 from project.configuration import ProjectCLI
-from project.messages import RunError, UsageError
+from project.messages import RunError, RunPruned, UsageError
 from project.training.checkpoint_file import DurableCheckpointIO, replace_text
 from project.training.interruption import FiniteLoss, StopBeforeTesting, StopRequest
 from project.training.results import closing_table
@@ -32,11 +33,20 @@ from project.training.trainer import BestCheckpoint, ValidateAtLastStep, build_t
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
-def run(cli: ProjectCLI, arguments: list[str], stopped: StoppedRun | None = None) -> dict[str, Any]:
+def run(
+    cli: ProjectCLI,
+    arguments: list[str],
+    stopped: StoppedRun | None = None,
+    *,
+    callbacks: Sequence[Callback] = (),
+    measure_test: bool = True,
+) -> dict[str, Any]:
     """Fit, validate and test what the configuration describes; return the run's record.
 
     Args:
         stopped: The run to go on with; a new one by default.
+        callbacks: More of them, such as that of a sweep, which may raise `RunPruned`.
+        measure_test: False leaves the test split alone, for what is chosen among.
     """
     config = cli.config
     origin = provenance(arguments)
@@ -62,7 +72,7 @@ def run(cli: ProjectCLI, arguments: list[str], stopped: StoppedRun | None = None
         FiniteLoss(point.kept),
         ValidateAtLastStep(),
     ]
-    ours += [keeper, best, StopBeforeTesting(stop)]
+    ours += [keeper, best, StopBeforeTesting(stop), *callbacks]
     try:
         trainer = build_trainer(cli.config_init.trainer, config.best, ours, directory)
         if stopped is not None and not is_as_wide(trainer, stopped):
@@ -80,7 +90,7 @@ def run(cli: ProjectCLI, arguments: list[str], stopped: StoppedRun | None = None
             announce(trainer, cli.model, cli.datamodule, directory)
             if stopped is not None and trainer.is_global_zero:
                 print(f"going on from step {stopped.global_step:,}", flush=True)
-            found = fit_and_measure(cli, trainer, best, stopped)
+            found = fit_and_measure(cli, trainer, best, stopped, measure_test)
             keeper.update(status="finished", exit_code=0, **found)
             finish_wandb(trainer, 0)
         except BaseException as error:
@@ -148,6 +158,8 @@ def end_badly(error: BaseException, keeper: RunRecord, trainer: Trainer) -> None
     """
     code = exit_code_of(error)
     status = "interrupted" if code in (130, 143) else "failed"
+    if isinstance(error, RunPruned):
+        status, code = "pruned", 0
     with suppress(OSError):  # the disk may be full
         keeper.update(status=status, exit_code=code, error=f"{type(error).__name__}: {error}")
     finish_wandb(trainer, code)
@@ -176,7 +188,11 @@ def finish_wandb(trainer: Trainer, exit_code: int) -> None:
 
 
 def fit_and_measure(
-    cli: ProjectCLI, trainer: Trainer, best: BestCheckpoint, stopped: StoppedRun | None
+    cli: ProjectCLI,
+    trainer: Trainer,
+    best: BestCheckpoint,
+    stopped: StoppedRun | None,
+    measure_test: bool,
 ) -> dict[str, Any]:
     """Return what a run came to: how long it was, what was chosen, and what that measures.
 
@@ -203,7 +219,7 @@ def fit_and_measure(
         "chosen_by": best.monitor,
         "best_checkpoint": f"checkpoints/{chosen.name}",
         "checkpoint_seconds": round(writing.seconds, 2),
-        "metrics": measure_best(trainer, cli.model, cli.datamodule, chosen),
+        "metrics": measure_best(trainer, cli.model, cli.datamodule, chosen, measure_test),
     }
 
 
@@ -224,7 +240,11 @@ def announce(
 
 
 def measure_best(
-    trainer: Trainer, task: LightningModule, data: LightningDataModule, checkpoint: Path
+    trainer: Trainer,
+    task: LightningModule,
+    data: LightningDataModule,
+    checkpoint: Path,
+    measure_test: bool,
 ) -> dict[str, Any]:
     """Return {"val": ..., "test": ...}: what the best checkpoint measures on the splits there are.
 
@@ -239,7 +259,7 @@ def measure_best(
     loggers = trainer.loggers
     metrics = {}
     splits = [("val", trainer.validate), ("test", trainer.test)]
-    for split, evaluate in splits[: None if has_test_split(data) else 1]:
+    for split, evaluate in splits[: 2 if measure_test and has_test_split(data) else 1]:
         trainer.loggers = loggers if split == "test" else []  # validation is in the curves already
         logged = evaluate(
             task, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False
