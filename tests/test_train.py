@@ -123,7 +123,7 @@ def test_weight_averaging_tests_the_best_checkpoint_and_not_the_last_average(tmp
     column = header.split(",").index("val/loss")
     losses = [float(row.split(",")[column]) for row in rows if row.split(",")[column]]
     assert max(losses) != losses[-1]  # the worst by loss is the "best" asked for
-    assert record["metrics"]["val"]["loss"] == pytest.approx(max(losses), rel=1e-6)
+    assert record["metrics"]["val"]["loss"]["value"] == pytest.approx(max(losses), rel=1e-6)
 
 
 @pytest.mark.parametrize("network", ["MLP", "RNN", "ViT"])

@@ -17,6 +17,7 @@ from project.data.augment import Augmentation, uniform_draws
 from project.data.download import data_root
 from project.data.image_sets import ImageSet, LabelledImages, stratified_sample, take_split
 from project.data.loader import IGNORED, PADDING, SeededLoader, derived_seed, train_position
+from project.training.hyper_parameters import save_plain_hyperparameters
 
 ImageBatch = tuple[Tensor, Tensor]
 
@@ -66,7 +67,7 @@ class ImageData(LightningDataModule):
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
             if value < 1:
                 raise ValueError(f"{name} {value} must be at least 1")
-        self.save_hyperparameters(logger=False)
+        save_plain_hyperparameters(self)
         self.dataset = dataset
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size

@@ -25,6 +25,7 @@ from project.data.token_files import (
     token_cache,
 )
 from project.data.tokenization import ByteTokenizer, Tokenizer
+from project.training.hyper_parameters import save_plain_hyperparameters
 
 Indices = NDArray[np.int64]
 
@@ -36,11 +37,13 @@ class TokenBatch(NamedTuple):
         inputs: int64 (B, T) in [0, V).
         targets: int64 (B, T): `inputs` one step later, or -100 where nothing is to be counted.
         continues: Whether row b goes on where row b of the batch before ended.
+        starts: Place of the first input of each window in its split, int64 (B,).
     """
 
     inputs: Tensor
     targets: Tensor
     continues: bool
+    starts: Tensor | None = None
 
 
 class TextData(LightningDataModule):
@@ -104,7 +107,7 @@ class TextData(LightningDataModule):
         ):
             if value < 1:
                 raise ValueError(f"{name} {value} must be at least 1")
-        self.save_hyperparameters(logger=False)
+        save_plain_hyperparameters(self)
         self.corpus = corpus
         self.tokenizer = tokenizer or ByteTokenizer()
         self.context_length = context_length
@@ -346,4 +349,5 @@ def take_windows(
     places = (starts[:, None] + steps).clip(max=len(tokens) - 1)  # (B, T + 1)
     windows = torch.from_numpy(tokens[places].astype(np.int64))
     is_counted = torch.from_numpy(steps[:-1] < counted[:, None])  # (B, T)
-    return TokenBatch(windows[:, :-1], windows[:, 1:].masked_fill(~is_counted, IGNORED), continues)
+    targets = windows[:, 1:].masked_fill(~is_counted, IGNORED)
+    return TokenBatch(windows[:, :-1], targets, continues, torch.from_numpy(starts))

@@ -53,6 +53,7 @@ class CNN(nn.Module):
         if image_size < 4:
             raise ValueError(f"CNN halves the image twice, so image_size {image_size} must be >= 4")
         self.in_channels, self.image_size, self.num_classes = in_channels, image_size, num_classes
+        self.width, self.dropout = width, dropout
 
         self.stem = ConvBlock(in_channels, width, kernel_size=5)
         self.widen2 = ConvBlock(width, 2 * width)
@@ -61,7 +62,7 @@ class CNN(nn.Module):
         self.residual3 = ConvBlock(4 * width, 4 * width)
         side = min(3, image_size // 4)  # of the grid of features that the head sees
         self.pool = nn.AdaptiveMaxPool2d(side)
-        self.dropout = nn.Dropout(dropout)
+        self.drop = nn.Dropout(dropout)
         self.head = nn.Linear(4 * width * side * side, num_classes)
         nn.init.zeros_(self.head.weight)  # the loss starts at ln K, whatever the input
         nn.init.zeros_(self.head.bias)
@@ -76,7 +77,7 @@ class CNN(nn.Module):
         x = F.max_pool2d(x + self.residual2(x), 2)  # (B, 2 width, H / 4, W / 4)
         x = self.widen3(x)  # (B, 4 width, H / 4, W / 4)
         x = self.pool(x + self.residual3(x))  # (B, 4 width, side, side)
-        return self.head(self.dropout(x).flatten(1))  # (B, K)
+        return self.head(self.drop(x).flatten(1))  # (B, K)
 
 
 class CausalConvBlock(nn.Module):
@@ -132,10 +133,11 @@ class CausalCNN(nn.Module):
             raise ValueError(
                 f"kernel_size {kernel_size} must be at least 2: the past has to be seen"
             )
-        self.vocab_size = vocab_size
+        self.vocab_size, self.width, self.depth = vocab_size, width, depth
+        self.kernel_size, self.dropout = kernel_size, dropout
         self.receptive_field = 1 + (kernel_size - 1) * (2**depth - 1)
         self.embedding = nn.Embedding(vocab_size, width)
-        self.dropout = nn.Dropout(dropout)
+        self.drop = nn.Dropout(dropout)
         self.blocks = nn.Sequential(
             *(CausalConvBlock(width, kernel_size, 2**i, dropout) for i in range(depth))
         )
@@ -146,7 +148,7 @@ class CausalCNN(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return logits (B, T, V) for tokens int64 (B, T)."""
-        x = self.blocks(self.dropout(self.embedding(tokens)))  # (B, T, D)
+        x = self.blocks(self.drop(self.embedding(tokens)))  # (B, T, D)
         return self.head(self.norm(x))  # (B, T, V)
 
     def extend(self, tokens: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:

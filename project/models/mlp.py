@@ -35,6 +35,7 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         self.in_channels, self.image_size, self.num_classes = in_channels, image_size, num_classes
+        self.width, self.depth, self.dropout = width, depth, dropout
         layers: list[nn.Module] = []
         in_features = in_channels * image_size * image_size
         for _ in range(depth):
@@ -83,7 +84,8 @@ class MLPLanguageModel(nn.Module):
         super().__init__()
         if min(history, depth) < 1:
             raise ValueError(f"history {history} and depth {depth} must be at least 1")
-        self.vocab_size, self.history = vocab_size, history
+        self.vocab_size, self.history, self.features = vocab_size, history, features
+        self.width, self.depth, self.dropout = width, depth, dropout
         self.embedding = nn.Embedding(vocab_size, features)
         layers: list[nn.Module] = []
         in_features = history * features

@@ -71,6 +71,8 @@ class RNN(nn.Module):
     ) -> None:
         super().__init__()
         self.in_channels, self.image_size, self.num_classes = in_channels, image_size, num_classes
+        self.cell, self.width, self.depth = cell, width, depth
+        self.bidirectional, self.dropout = bidirectional, dropout
         self.recurrent = recurrent_layer(cell)(
             in_channels * image_size,
             width,
@@ -79,7 +81,7 @@ class RNN(nn.Module):
             bidirectional=bidirectional,
             dropout=dropout if depth > 1 else 0.0,
         )
-        self.dropout = nn.Dropout(dropout)
+        self.drop = nn.Dropout(dropout)
         self.head = nn.Linear(width * (2 if bidirectional else 1), num_classes)
         nn.init.zeros_(self.head.weight)  # the loss starts at ln K, whatever the input
         nn.init.zeros_(self.head.bias)
@@ -91,9 +93,9 @@ class RNN(nn.Module):
         _, state = self.recurrent(rows)
         if isinstance(state, tuple):  # LSTM: (hidden, cell)
             state = state[0]
-        directions = 2 if self.recurrent.bidirectional else 1
+        directions = 2 if self.bidirectional else 1
         last = state[-directions:]  # of the top layer: (directions, B, D)
-        return self.head(self.dropout(last.transpose(0, 1).flatten(1)))  # (B, K)
+        return self.head(self.drop(last.transpose(0, 1).flatten(1)))  # (B, K)
 
 
 class RNNLanguageModel(nn.Module):
@@ -130,8 +132,8 @@ class RNNLanguageModel(nn.Module):
         tied: bool = True,
     ) -> None:
         super().__init__()
-        self.vocab_size = vocab_size
-        self.dropout, self.weight_drop = dropout, weight_drop
+        self.vocab_size, self.cell, self.width, self.depth = vocab_size, cell, width, depth
+        self.dropout, self.weight_drop, self.tied = dropout, weight_drop, tied
         self.embedding = nn.Embedding(vocab_size, width)
         layer = recurrent_layer(cell)
         self.layers = nn.ModuleList(layer(width, width, batch_first=True) for _ in range(depth))

@@ -91,6 +91,7 @@ class ViT(nn.Module):
                 "choose a num_heads that divides it"
             )
         self.in_channels, self.image_size, self.num_classes = in_channels, image_size, num_classes
+        self.width, self.depth, self.num_heads, self.dropout = width, depth, num_heads, dropout
         num_patches = (image_size // patch_size) ** 2
         self.patch_size = patch_size
         self.embedding = nn.Linear(in_channels * patch_size**2, width)
@@ -268,9 +269,10 @@ class GPT(nn.Module):
         if context_length < 2:
             raise ValueError(f"context_length {context_length} must be at least 2")
         self.vocab_size, self.context_length = vocab_size, context_length
-        self.num_heads = num_heads
+        self.width, self.depth, self.num_heads = width, depth, num_heads
+        self.feed_forward, self.dropout, self.tied = feed_forward, dropout, tied
         self.embedding = nn.Embedding(vocab_size, width)
-        self.dropout = nn.Dropout(dropout)
+        self.drop = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(
             GPTBlock(width, num_heads, feed_forward, dropout) for _ in range(depth)
         )
@@ -314,8 +316,8 @@ class GPT(nn.Module):
 
     def empty_past(self, tokens: Tensor) -> Tensor:
         """Return room for the keys and values of a whole context, of B rows as in `tokens`."""
-        width, heads = self.embedding.embedding_dim, self.num_heads
-        shape = (len(self.blocks), 2, len(tokens), heads, self.context_length, width // heads)
+        head_width = self.width // self.num_heads
+        shape = (self.depth, 2, len(tokens), self.num_heads, self.context_length, head_width)
         return self.embedding.weight.new_empty(shape)
 
     def read(self, tokens: Tensor, past: Tensor | None = None, start: int = 0) -> Tensor:
@@ -328,7 +330,7 @@ class GPT(nn.Module):
             )
         rotation = self.cos[start:end], self.sin[start:end]
         x = self.embedding(tokens)  # (B, T, D)
-        x = self.dropout(F.rms_norm(x, x.shape[-1:]))
+        x = self.drop(F.rms_norm(x, x.shape[-1:]))
         for layer, block in enumerate(self.blocks):
             x = block(x, rotation, None if past is None else past[layer], start)
         x = F.rms_norm(x, x.shape[-1:], self.gain)
@@ -389,10 +391,11 @@ class SinusoidalTransformer(nn.Module):
                 "choose a num_heads that divides it"
             )
         self.vocab_size, self.context_length = vocab_size, context_length
+        self.width, self.depth, self.num_heads, self.dropout = width, depth, num_heads, dropout
         self.embedding = nn.Embedding(vocab_size, width)
         nn.init.normal_(self.embedding.weight, std=width**-0.5)
         self.register_buffer("positions", sinusoids(context_length, width), persistent=False)
-        self.dropout = nn.Dropout(dropout)
+        self.drop = nn.Dropout(dropout)
         layer = nn.TransformerEncoderLayer(
             width, num_heads, 4 * width, dropout, batch_first=True, norm_first=True
         )
@@ -411,8 +414,8 @@ class SinusoidalTransformer(nn.Module):
                 f"{length} tokens are more than the context_length {self.context_length} that this "
                 "SinusoidalTransformer was built for; give it fewer, or build it with a larger one"
             )
-        x = self.embedding(tokens) * self.embedding.embedding_dim**0.5  # (B, T, D)
-        x = self.dropout(x + self.positions[:length])
+        x = self.embedding(tokens) * self.width**0.5  # (B, T, D)
+        x = self.drop(x + self.positions[:length])
         hidden = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
         return self.head(self.encoder(x, mask=hidden, is_causal=True))  # (B, T, V)
 

@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from project.data.loader import IGNORED
 from project.tasks.sizes import check_sizes
+from project.training.hyper_parameters import save_plain_hyperparameters
 from project.training.optimization import (
     OptimizerFactory,
     SchedulerFactory,
     optimizer_and_schedule,
 )
-from project.training.results import counts_with_intervals
+from project.training.outcomes import gather
+from project.training.results import image_results
 
 
 class ImageClassification(LightningModule):
@@ -43,7 +45,8 @@ class ImageClassification(LightningModule):
 
     Attributes:
         confusion: Counts int64 (K, K) of the last evaluation, row true class, column predicted.
-        measured: The accuracy with its interval and counts, of the last evaluation.
+        measured: Accuracy and loss with intervals and counts, of the last evaluation.
+        outcomes: Its labels, predictions, confidences and losses, in the order of the data, (n,).
     """
 
     unit = "images"  # of the throughput
@@ -56,14 +59,13 @@ class ImageClassification(LightningModule):
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
-        # Keeps the class path of `network`, so that a checkpoint reloads without arguments. Do
-        # not ignore it, whatever Lightning's hint says: that breaks the reload.
-        self.save_hyperparameters(logger=False)
+        save_plain_hyperparameters(self)
         self.network = network
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.label_smoothing = label_smoothing
         self.measured: dict[str, Any] = {}
+        self.outcomes: dict[str, Tensor] = {}
 
     def setup(self, stage: str) -> None:
         if (data := getattr(self.trainer, "datamodule", None)) is not None:
@@ -143,27 +145,33 @@ class ImageClassification(LightningModule):
         check_sizes(self.network, data, names, operator.eq)
 
     def start_evaluation(self) -> None:
-        self.confusion: Tensor | None = None  # its size is known with the first logits
-        self.loss_sum = torch.zeros((), device=self.device)
+        self.evaluated: list[tuple[Tensor, ...]] = []  # labels, logits' verdicts and losses, (B,)
+        self.num_logits = 0
 
     def evaluate(self, batch: tuple[Tensor, Tensor]) -> None:
-        """Count one batch; images with label -100 are left out."""
+        """Keep what becomes of each image; those with label -100 are dropped later."""
         images, labels = batch
         logits = self(images).float()  # (B, K)
-        self.loss_sum += F.cross_entropy(logits, labels, reduction="sum", ignore_index=IGNORED)
-        num_classes = logits.shape[1]
-        counted = labels != IGNORED
-        cells = (labels * num_classes + logits.argmax(dim=1))[counted]
-        confusion = torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
-        self.confusion = confusion if self.confusion is None else self.confusion + confusion
+        confidence, predicted = logits.softmax(dim=1).max(dim=1)  # (B,)
+        losses = F.cross_entropy(logits, labels, reduction="none", ignore_index=IGNORED)
+        self.evaluated.append((labels, predicted, confidence, losses))
+        self.num_logits = logits.shape[1]
 
     def finish_evaluation(self, split: str) -> None:
-        """Add up over the processes and log under `split`."""
-        assert self.confusion is not None
-        self.confusion = self.trainer.strategy.reduce(self.confusion, reduce_op="sum")
-        loss_sum = self.trainer.strategy.reduce(self.loss_sum, reduce_op="sum")
-        count = self.confusion.sum()
-        metrics = {f"{split}/loss": loss_sum / count}
-        metrics[f"{split}/accuracy"] = self.confusion.trace() / count
+        """Put together what the processes have and log it under `split`."""
+        labels, predicted, confidence, losses = (
+            gather(self, list(parts)) for parts in zip(*self.evaluated, strict=True)
+        )
+        counted = labels != IGNORED
+        self.outcomes = {
+            "labels": labels[counted],
+            "predicted": predicted[counted],
+            "confidence": confidence[counted],
+            "losses": losses[counted],
+        }
+        cells = self.outcomes["labels"] * self.num_logits + self.outcomes["predicted"]
+        confusion = torch.bincount(cells, minlength=self.num_logits**2)
+        self.confusion = confusion.view(self.num_logits, self.num_logits)
+        self.measured = image_results(self.confusion, self.outcomes["losses"])
+        metrics = {f"{split}/{name}": self.measured[name]["value"] for name in ("loss", "accuracy")}
         self.log_dict(metrics, prog_bar=True)
-        self.measured = counts_with_intervals(self.confusion)

@@ -3,7 +3,6 @@
 Shape letters: B batch, T time, V vocabulary, n windows of an evaluation.
 """
 
-import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -21,12 +20,14 @@ from project.data.text import TokenBatch
 from project.data.tokenization import stream_text
 from project.tasks.sampling import generate
 from project.tasks.sizes import check_sizes
-from project.training.intervals import mean_interval
+from project.training.hyper_parameters import save_plain_hyperparameters
 from project.training.optimization import (
     OptimizerFactory,
     SchedulerFactory,
     optimizer_and_schedule,
 )
+from project.training.outcomes import gather
+from project.training.results import text_results
 from project.training.run_files import MetricsFile
 
 RANDOM_BATCHES = 200  # of nanoGPT's protocol (`eval_iters`)
@@ -61,7 +62,10 @@ class LanguageModeling(LightningModule):
         sample_tokens: Length of each sample; 0 for none.
 
     Attributes:
-        measured: {"loss": value, 95 % interval over windows, and counts} of the last evaluation.
+        measured: Loss, perplexity and bits per byte of the last evaluation, with 95 % intervals
+            over windows, and counts.
+        outcomes: Its losses in the order of the text, nats, one a token after the first; of
+            `Trainer.validate` and `test`.
     """
 
     unit = "tokens"  # of the throughput
@@ -76,9 +80,7 @@ class LanguageModeling(LightningModule):
         sample_tokens: int = 200,
     ) -> None:
         super().__init__()
-        # Keeps the class path of `network`, so that a checkpoint reloads without arguments. Do
-        # not ignore it, whatever Lightning's hint says: that breaks the reload.
-        self.save_hyperparameters(logger=False)
+        save_plain_hyperparameters(self)
         self.network = network
         self.optimizer = optimizer
         self.scheduler = scheduler
@@ -86,6 +88,7 @@ class LanguageModeling(LightningModule):
         self.sample_tokens = sample_tokens
         self.tokens_expected = 0  # of the first batch since the last optimizer step
         self.measured: dict[str, Any] = {}
+        self.outcomes: dict[str, Tensor] = {}
 
     def setup(self, stage: str) -> None:
         if (data := getattr(self.trainer, "datamodule", None)) is not None:
@@ -107,8 +110,9 @@ class LanguageModeling(LightningModule):
         self.start_accumulation()
 
     def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
-        _, targets, continues = batch
-        logits, self.train_state = self.read(batch, self.train_state if continues else None)
+        targets = batch.targets
+        state = self.train_state if batch.continues else None
+        logits, self.train_state = self.read(batch, state)
         loss_sum = token_losses(logits, targets).sum()
         count = (targets != IGNORED).sum()
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -202,8 +206,7 @@ class LanguageModeling(LightningModule):
 
     def start_evaluation(self) -> None:
         self.evaluation_state = None
-        self.window_losses: list[Tensor] = []  # sums over the targets of each window, (B,)
-        self.window_tokens: list[Tensor] = []
+        self.evaluated: list[tuple[Tensor, ...]] = []  # losses and counted (B, T), starts (B,)
         self.num_bytes = torch.zeros((), dtype=torch.int64, device=self.device)
         data = getattr(self.trainer, "datamodule", None)
         token_bytes = getattr(data, "token_bytes", None)
@@ -212,8 +215,8 @@ class LanguageModeling(LightningModule):
     def evaluate(self, batch: TokenBatch) -> None:
         """Count one batch; targets of -100 are left out."""
         counted = batch.targets != IGNORED  # (B, T)
-        self.window_losses.append(self.evaluated_losses(batch).sum(dim=1))
-        self.window_tokens.append(counted.sum(dim=1))
+        starts = torch.zeros_like(batch.inputs[:, 0]) if batch.starts is None else batch.starts
+        self.evaluated.append((self.evaluated_losses(batch), counted, starts))
         if self.token_bytes is not None:
             self.num_bytes += self.token_bytes[batch.targets[counted]].sum()
 
@@ -225,27 +228,20 @@ class LanguageModeling(LightningModule):
 
     def finish_evaluation(self, split: str) -> None:
         """Add up over the processes and log under `split`."""
-        losses, tokens = (
-            self.all_gather(torch.cat(parts)).flatten().cpu().double()  # type: ignore[union-attr]
-            for parts in (self.window_losses, self.window_tokens)
-        )  # each (n,)
+        losses, counted, starts = (
+            gather(self, list(parts)) for parts in zip(*self.evaluated, strict=True)
+        )  # (n, T), (n, T), (n,)
         num_bytes = self.trainer.strategy.reduce(self.num_bytes, reduce_op="sum")
-        losses, tokens = losses[tokens > 0], tokens[tokens > 0]
-        loss = (losses.sum() / tokens.sum()).item()
-        self.log(f"{split}/loss", loss, prog_bar=True)
-        self.log(f"{split}/perplexity", math.exp(min(loss, 700.0)))
-        if num_bytes > 0:
-            bits = losses.sum().item() / math.log(2)
-            self.log(f"{split}/bits_per_byte", bits / num_bytes.item())
-        interval = mean_interval(losses.tolist(), tokens.long().tolist())
-        self.measured = {
-            "loss": {
-                "value": loss,
-                "interval_95": interval,
-                "count": int(tokens.sum()),
-                "windows": len(tokens),
-            }
-        }
+        tokens = counted.sum(dim=1)
+        sums = losses.double().sum(dim=1)[tokens > 0]
+        self.measured = text_results(sums, tokens[tokens > 0], int(num_bytes))
+        self.log(f"{split}/loss", self.measured["loss"]["value"], prog_bar=True)
+        for name in ("perplexity", "bits_per_byte"):
+            if name in self.measured:
+                self.log(f"{split}/{name}", self.measured[name]["value"])
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            places = (starts[:, None] + torch.arange(losses.shape[1]))[counted]
+            self.outcomes = {"losses": losses[counted][places.argsort()]}
 
     def loss_of(self, batches: Callable[[str, int], Any]) -> float:
         """Return the mean loss over the random windows of nanoGPT's protocol, nats per token."""

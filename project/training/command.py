@@ -192,7 +192,6 @@ def quieten_lightning() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     for message in (
-        ".*is an instance of `nn.Module`.*",  # among the hyper-parameters it reloads alone
         ".*exists and is not empty.*",  # the directory of a run that is resumed
         "Be aware that when using `ckpt_path`, callbacks.*",  # see `measure_best`
         ".*isinstance.treespec, LeafSpec.*",  # Lightning 2.6 on torch 2.15

@@ -1,25 +1,33 @@
 """The results of a run, with intervals, and its closing table."""
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from project.training.intervals import wilson_interval
+from project.training.intervals import mean_interval, wilson_interval
 
 
-def counts_with_intervals(confusion: Tensor) -> dict[str, Any]:
-    """Return the accuracy with its 95 % Wilson interval, that of each class, and the counts.
+def image_results(confusion: Tensor, losses: Tensor) -> dict[str, Any]:
+    """Return accuracy and loss with their 95 % intervals, the accuracy of each class, and counts.
 
     Args:
         confusion: int64 (K, K), row true class, column predicted; a class without images has
             no accuracy (None).
+        losses: Of each image, nats, (n,).
     """
     right, count = int(confusion.trace()), int(confusion.sum())
     per_class = [
         row[label] / sum(row) if sum(row) else None for label, row in enumerate(confusion.tolist())
     ]
     return {
+        "loss": {
+            "value": losses.double().mean().item(),
+            "interval_95": mean_interval(losses.tolist(), [1] * count),
+            "count": count,
+        },
         "accuracy": {
             "value": right / count,
             "interval_95": wilson_interval(right, count),
@@ -29,6 +37,31 @@ def counts_with_intervals(confusion: Tensor) -> dict[str, Any]:
         "class_accuracy": per_class,
         "confusion": confusion.tolist(),
     }
+
+
+def text_results(losses: Tensor, tokens: Tensor, num_bytes: int) -> dict[str, Any]:
+    """Return loss, perplexity and bits per byte with their 95 % intervals over windows.
+
+    Args:
+        losses: Sum over the tokens of each window, nats, float64 (n,).
+        tokens: Of each window, above 0, int64 (n,).
+        num_bytes: That all tokens stand for; 0 where the data do not say.
+    """
+    count = int(tokens.sum())
+    loss = losses.sum().item() / count
+    interval = mean_interval(losses.tolist(), tokens.tolist())
+
+    def figure_of(function: Callable[[float], float]) -> dict[str, Any]:
+        ends = None if interval is None else [function(end) for end in interval]
+        return {"value": function(loss), "interval_95": ends}
+
+    results = {
+        "loss": figure_of(lambda nats: nats) | {"count": count, "windows": len(tokens)},
+        "perplexity": figure_of(lambda nats: math.exp(min(nats, 700.0))),
+    }
+    if num_bytes > 0:
+        results["bits_per_byte"] = figure_of(lambda nats: nats * count / num_bytes / math.log(2))
+    return results
 
 
 UNITS = {"loss": "nats", "loss_random_windows": "nats", "bits_per_byte": "bits"}

@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Trainer
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from project.data.image_sets import Digits
 from project.data.images import ImageData, normalise_
@@ -57,24 +58,30 @@ def test_accuracy_with_an_uneven_last_batch_equals_the_count_by_hand(tmp_path) -
     assert task.confusion[wrong_pair] > 0
 
 
-def test_ignored_labels_are_not_counted() -> None:
+def validated(task: ImageClassification, batch: tuple[Tensor, Tensor], path: Path) -> dict:
+    """Return what the task logs of a single batch."""
+    batches = DataLoader([batch], batch_size=None)
+    (logged,) = quiet_trainer(path).validate(task, batches, verbose=False)
+    return logged
+
+
+def test_ignored_labels_are_not_counted(tmp_path) -> None:
     task = ImageClassification(small_mlp()).eval()
     images, labels = torch.randn(4, 1, 8, 8), torch.tensor([3, 1, -100, -100])
-    task.start_evaluation()
-    task.evaluate((images, labels))
+    logged = validated(task, (images, labels), tmp_path)
     assert task.confusion.sum() == 2
-    expected = F.cross_entropy(task(images[:2]), labels[:2], reduction="sum")
-    torch.testing.assert_close(task.loss_sum, expected)
+    expected = F.cross_entropy(task(images[:2]), labels[:2]).item()
+    assert logged["val/loss"] == pytest.approx(expected, rel=1e-6)
+    assert task.outcomes["labels"].tolist() == [3, 1]
+    assert task.outcomes["predicted"].tolist() == task(images[:2]).argmax(1).tolist()
 
 
 def test_label_smoothing_is_in_training_only(tmp_path) -> None:
     images, labels = torch.randn(4, 1, 8, 8), torch.arange(4)
     smoothed = ImageClassification(small_mlp(), label_smoothing=0.2).eval()
-    smoothed.start_evaluation()
-    smoothed.evaluate((images, labels))
-    torch.testing.assert_close(
-        smoothed.loss_sum, F.cross_entropy(smoothed(images), labels, reduction="sum")
-    )
+    logged = validated(smoothed, (images, labels), tmp_path)
+    expected = F.cross_entropy(smoothed(images), labels).item()
+    assert logged["val/loss"] == pytest.approx(expected, rel=1e-6)
     trainer = quiet_trainer(tmp_path, max_steps=1, num_sanity_val_steps=0)
     losses = []
     for smoothing in (0.0, 0.2):

@@ -1,0 +1,63 @@
+"""What a model made of each example of a split, kept to compare two models example by example.
+
+`outcomes.npz` in a run directory holds, of the best checkpoint, for each split that was measured:
+of images `labels`, `predicted`, `confidence` and `losses`, one of each an image; of a text
+`losses`, one a token after the first, nats. All in the order of the data.
+"""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from numpy.typing import NDArray
+from torch import Tensor
+
+from project.training.checkpoint_file import replace_bytes
+
+FILE = "outcomes.npz"
+Outcomes = dict[str, NDArray[Any]]
+
+
+def gather(task: LightningModule, parts: list[Tensor]) -> Tensor:
+    """Return what all processes evaluated, in the order of the data, (W n, ...) on the CPU.
+
+    Args:
+        parts: Of the batches of this process, each (B, ...), n in all; process r of W visits every
+            W-th example (see `SeededLoader`).
+    """
+    mine = torch.cat(parts)  # (n, ...)
+    if task.trainer.world_size == 1:
+        return mine.cpu()
+    everyone = task.all_gather(mine)  # (W, n, ...)
+    assert isinstance(everyone, Tensor)
+    return everyone.transpose(0, 1).flatten(0, 1).cpu()
+
+
+def save_outcomes(directory: Path, split: str, outcomes: dict[str, Tensor]) -> None:
+    """Put the outcomes of a split into the file of a run, beside those of other splits."""
+    kept = {name: values for name, values in read(directory).items() if split_of(name) != split}
+    kept |= {f"{split}/{name}": values.cpu().numpy() for name, values in outcomes.items()}
+    content = io.BytesIO()
+    np.savez_compressed(content, allow_pickle=False, **kept)
+    replace_bytes(directory / FILE, content.getvalue())
+
+
+def load_outcomes(directory: Path, split: str) -> Outcomes:
+    """Return the outcomes of a split, empty where there are none."""
+    found = read(directory)
+    return {name.split("/")[1]: found[name] for name in found if split_of(name) == split}
+
+
+def read(directory: Path) -> Outcomes:
+    path = directory / FILE
+    if not path.is_file():
+        return {}
+    with np.load(path) as file:
+        return dict(file)
+
+
+def split_of(name: str) -> str:
+    return name.split("/")[0]
