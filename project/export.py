@@ -1,6 +1,5 @@
 """Write the trained network of a run in forms that others load without this project."""
 
-import argparse
 import json
 import sys
 import tempfile
@@ -9,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from project.command_line import add_run, command_form, exit_code_of
 from project.messages import RunError, UsageError
 
 DESCRIPTION = """\
@@ -27,34 +27,16 @@ LARGEST_DIFFERENCE = 1e-5  # of logits, between the network and its exported com
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return 0, 1 if a form differs, 2 when what was asked for is not possible."""
-    form = argparse.ArgumentParser(
-        prog="python -m project.export",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    form.add_argument("run", help="a run directory (its best checkpoint), a .ckpt, or its address")
+    form = command_form("export", DESCRIPTION)
+    add_run(form)
     form.add_argument("--output", type=Path, help="folder; `export` in the run by default")
-    form.add_argument(
-        "--allow",
-        metavar="PACKAGE",
-        action="append",
-        default=[],
-        help="build classes of this package too, if the checkpoint names them",
-    )
     options = form.parse_args(arguments)
-    try:
+
+    def write() -> None:
         for line in export(options.run, options.output, options.allow):
             print(line, flush=True)
-    except KeyboardInterrupt:
-        return 130
-    except (UsageError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
-    except OSError as error:
-        print(f"error: {options.output or options.run}: {error.strerror}", file=sys.stderr)
-        return 1
-    return 0
+
+    return exit_code_of(write)
 
 
 def export(run: str, output: Path | None, allowed: list[str]) -> Iterator[str]:

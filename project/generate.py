@@ -4,6 +4,9 @@ import argparse
 import sys
 from typing import Any
 
+from project.command_line import add_run, command_form, exit_code_of
+from project.messages import UsageError
+
 DESCRIPTION = """\
 Continue a prompt with the language model of a run, from its checkpoint alone. The first
 sample appears as it is written; further ones follow it.
@@ -13,36 +16,17 @@ examples:
   python -m project.generate runs/<run> --num_samples 3 --temperature 1.0 --top_p 0.9
   python -m project.generate runs/<run>/checkpoints/last.ckpt --temperature 0
 """
-ALLOW_HELP = "build classes of this package too, if the checkpoint names them"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return 0, or 2 when what was asked for is not possible."""
     options = parser().parse_args(arguments)
-    from project.messages import UsageError
-
-    try:
-        write(options)
-    except (UsageError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print()
-        return 130
-    except BrokenPipeError:  # the reader, such as `head`, has had enough
-        sys.stderr.close()
-        return 141
-    return 0
+    return exit_code_of(lambda: write(options))
 
 
 def parser() -> argparse.ArgumentParser:
-    form = argparse.ArgumentParser(
-        prog="python -m project.generate",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    form.add_argument("run", help="a run directory (its best checkpoint), a .ckpt, or its address")
+    form = command_form("generate", DESCRIPTION)
+    add_run(form)
     form.add_argument("--prompt", default="\n", help="what to continue; a newline by default")
     form.add_argument("--max_tokens", type=int, default=200, help="to write; 200 by default")
     form.add_argument(
@@ -53,7 +37,6 @@ def parser() -> argparse.ArgumentParser:
     form.add_argument("--num_samples", type=int, default=1, help="1 by default")
     form.add_argument("--seed", type=int, default=0, help="0 by default: the same text every time")
     form.add_argument("--device", default="cpu", help="cpu (default), cuda, mps")
-    form.add_argument("--allow", metavar="PACKAGE", action="append", default=[], help=ALLOW_HELP)
     return form
 
 
@@ -62,7 +45,6 @@ def write(options: argparse.Namespace) -> None:
     import torch
 
     from project.data.tokenization import stream_text
-    from project.messages import UsageError
     from project.tasks.sampling import generate
 
     if options.num_samples < 1 or options.max_tokens < 1:
@@ -103,7 +85,6 @@ def network_on(device: str, network: Any) -> Any:
     Raises:
         UsageError: If there is no such device, or torch was built without it.
     """
-    from project.messages import UsageError
 
     try:
         return network.eval().to(device)
@@ -118,7 +99,6 @@ def language_model(run: str, allowed: list[str]) -> tuple[Any, Any]:
     Raises:
         UsageError: If there is no checkpoint, or it is not one of a language model.
     """
-    from project.messages import UsageError
     from project.training.checkpoint import checkpoint_of, rebuild
     from project.training.checkpoint_file import read
     from project.training.command import quieten_lightning

@@ -9,8 +9,6 @@ import inspect
 import re
 from collections.abc import Iterable
 
-from jsonargparse._util import import_object
-
 
 class UsageError(Exception):
     """What was asked for is not possible; the text says why and what to do. Exit code 2."""
@@ -69,6 +67,8 @@ def unknown_option(keys: list[str], name: str, path: str | None, options: list[s
     option = "--" + ".".join([*keys, name])
     if path is None:
         return f"unknown option {option}{nearest(option, options)}"
+    from jsonargparse._util import import_object  # not needed to say anything else
+
     cls = import_object(path)
     choices = [choice for choice in inspect.signature(cls).parameters if choice != "self"]
     hint = nearest(name, choices) or f"; it takes {', '.join(choices) or 'none'}"

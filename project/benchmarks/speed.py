@@ -62,7 +62,7 @@ def data() -> str:
     affine = Augmentation(rotate_degrees=15, scale=0.15, shear_degrees=10, translate_pixels=2)
     augmented = ImageData(RandomImages(), seed=0, augment=affine)
     augmented.splits = ours.splits
-    augmented.scale_and_offset = ours.scale_and_offset
+    augmented.mean, augmented.std = ours.mean, ours.std
 
     def theirs(*first: Any) -> DataLoader[Any]:
         # The real class and its real __getitem__, without the files behind it.

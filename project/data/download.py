@@ -29,4 +29,4 @@ def fetch(name: str, root: Path, folder: Path, get: Callable[[], object]) -> Non
 
 def data_root(root: str | None) -> Path:
     """Return the folder of the data files: `root`, else the variable DATA_DIR, else `data`."""
-    return Path(root or os.environ.get("DATA_DIR") or "data")
+    return Path(root or os.environ.get("DATA_DIR") or "data").expanduser()

@@ -15,14 +15,18 @@ from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from project.data import idx
 from project.data.download import fetch
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 TEST_SPLIT_SEED = 0  # of the sets that have no official test split
 
@@ -235,16 +239,18 @@ class ImageFolder(ImageSet):
         self.path = path
         self.image_size = image_size
         self.in_channels = in_channels
-        folder = Path(path)
+
+    def load(self, root: Path) -> tuple[LabelledImages, LabelledImages]:
+        folder = Path(self.path).expanduser()
         if not folder.is_dir():
-            raise ValueError(f"ImageFolder: {path!r} is not a folder; set --data.dataset.path")
-        self.has_test_split = (folder / "train").is_dir() and (folder / "test").is_dir()
-        if (folder / "train").is_dir() and not self.has_test_split:
+            raise ValueError(f"ImageFolder: {self.path!r} is not a folder; set --data.dataset.path")
+        is_split = (folder / "train").is_dir()
+        if is_split and not (folder / "test").is_dir():
             raise ValueError(
-                f"ImageFolder: {path!r} has a folder 'train' and none named 'test'; add it, or "
-                f"set --data.dataset.path {path}/train to have a fifth held out for the test"
+                f"ImageFolder: {self.path!r} has a folder 'train' and none named 'test'; add it, "
+                f"or set --data.dataset.path {self.path}/train to hold a fifth out for the test"
             )
-        classes = folder / "train" if self.has_test_split else folder
+        classes = folder / "train" if is_split else folder
         self.class_names = tuple(
             sorted(p.name for p in classes.iterdir() if p.is_dir() and p.name[0] != ".")
         )
@@ -253,11 +259,9 @@ class ImageFolder(ImageSet):
                 f"ImageFolder: {str(classes)!r} has {len(self.class_names)} folders, one for each "
                 "class is needed, and at least 2"
             )
-
-    def load(self, root: Path) -> tuple[LabelledImages, LabelledImages]:
-        if self.has_test_split:
-            return self.read(Path(self.path, "train")), self.read(Path(self.path, "test"))
-        everything = self.read(Path(self.path))
+        if is_split:
+            return self.read(folder / "train"), self.read(folder / "test")
+        everything = self.read(folder)
         test = stratified_sample(everything.labels, 0.2, TEST_SPLIT_SEED)
         return take_split(everything.images, everything.labels, test)
 
@@ -272,23 +276,52 @@ class ImageFolder(ImageSet):
             labels += [label] * len(found)
         # Pillow lets go of Python's lock while it decodes, so threads are enough.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            images = torch.stack(list(pool.map(self.read_image, files)))
+            decoded = pool.map(lambda f: read_image(f, self.image_size, self.in_channels)[0], files)
+            images = torch.stack(list(decoded))
         return LabelledImages(images, torch.tensor(labels))
 
-    def read_image(self, path: Path) -> Tensor:
-        """Return one image, uint8 (C, image_size, image_size)."""
-        from PIL import Image, ImageOps
 
-        try:
-            with Image.open(path) as opened:
-                image = ImageOps.exif_transpose(opened).convert(
-                    "L" if self.in_channels == 1 else "RGB"
-                )
-        except OSError as error:
-            raise ValueError(f"{str(path)!r} is not a readable image: {error}") from error
-        square = ImageOps.fit(image, (self.image_size, self.image_size))
-        pixels = torch.from_numpy(np.array(square))  # (H, W) or (H, W, C)
-        return pixels.view(self.image_size, self.image_size, self.in_channels).permute(2, 0, 1)
+def read_image(path: Path, image_size: int, in_channels: int) -> tuple[Tensor, str]:
+    """Return an image file as a network reads it, and what the file was, such as `640x480 RGBA`.
+
+    uint8 (C, image_size, image_size): turned as its EXIF says, transparent parts on white, 16 bits
+    scaled to 8, resized so that its shorter side is `image_size`, cut to the central square. Of
+    several pictures in a file, the first.
+
+    Raises:
+        ValueError: If it cannot be read, with the reason.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as opened:
+            was = f"{opened.width}x{opened.height} {opened.mode}"
+            image = ImageOps.exif_transpose(opened)
+            if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+                image = eight_bits(np.asarray(image))
+            elif image.has_transparency_data:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            image = image.convert("L" if in_channels == 1 else "RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = str(error).replace(repr(str(path)), "it")
+        raise ValueError(f"{str(path)!r} is not a readable image: {reason}") from error
+    square = ImageOps.fit(image, (image_size, image_size))
+    pixels = torch.from_numpy(np.array(square))  # (H, W) or (H, W, C)
+    return pixels.view(image_size, image_size, in_channels).permute(2, 0, 1), was
+
+
+def eight_bits(values: NDArray[Any]) -> "Image.Image":
+    """Return grey values of more than 8 bits as an image of 8.
+
+    White is 1 where all are fractions in [0, 1], 255 where no number is larger, else 65,535; of
+    unsigned 16 bits always 65,535.
+    """
+    from PIL import Image
+
+    whites = {"f": (1, 255), "u": ()}.get(values.dtype.kind, (255,))
+    white = next((limit for limit in whites if values.max() <= limit), 65535)
+    return Image.fromarray((values.clip(0, white) * (255 / white)).round().astype(np.uint8))
 
 
 def stratified_sample(labels: Tensor, fraction: float, seed: int) -> Tensor:
@@ -304,6 +337,23 @@ def stratified_sample(labels: Tensor, fraction: float, seed: int) -> Tensor:
         count = min(max(round(len(members) * fraction), 1), len(members) - 1)
         chosen.append(members[torch.randperm(len(members), generator=generator)[:count]])
     return torch.cat(chosen).sort().values
+
+
+def stratified_folds(labels: Tensor, num_folds: int, seed: int) -> Tensor:
+    """Return the fold of each image, int64 (N,) in [0, num_folds): equal shares of each class.
+
+    Args:
+        labels: int64 (N,).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    folds = torch.empty_like(labels)
+    dealt = 0  # goes on from class to class, so that the folds have equal sizes too
+    for label in labels.unique():
+        members = (labels == label).nonzero().flatten()
+        shuffled = members[torch.randperm(len(members), generator=generator)]
+        folds[shuffled] = (torch.arange(len(members)) + dealt) % num_folds
+        dealt += len(members)
+    return folds
 
 
 def take_split(

@@ -15,7 +15,13 @@ from torch import Tensor
 
 from project.data.augment import Augmentation, uniform_draws
 from project.data.download import data_root
-from project.data.image_sets import ImageSet, LabelledImages, stratified_sample, take_split
+from project.data.image_sets import (
+    ImageSet,
+    LabelledImages,
+    stratified_folds,
+    stratified_sample,
+    take_split,
+)
 from project.data.loader import IGNORED, PADDING, SeededLoader, derived_seed, train_position
 from project.training.hyper_parameters import save_plain_hyperparameters
 
@@ -39,6 +45,9 @@ class ImageData(LightningDataModule):
         augment: Random changes of the training images, drawn per sample; null for none.
         val_fraction: Share of each class of the training images that is held out, in (0, 1).
         split_seed: Chooses the validation images.
+        num_folds: Cut the training images into this many parts, each of which is the validation
+            split of one `fold`, in place of `val_fraction` (k-fold cross-validation).
+        fold: Which of them, in [0, num_folds).
         seed: Of the order and the augmentation; by default the seed given to `seed_everything`.
         root: Folder of the data files; by default the variable DATA_DIR, else `data`.
         num_workers: Processes that make training batches on the CPU, ahead of time; 0 makes them
@@ -57,6 +66,8 @@ class ImageData(LightningDataModule):
         augment: Augmentation | None = None,
         val_fraction: float = 0.1,
         split_seed: int = 0,
+        num_folds: int | None = None,
+        fold: int = 0,
         seed: int | None = None,
         root: str | None = None,
         num_workers: int = 0,
@@ -64,6 +75,11 @@ class ImageData(LightningDataModule):
         super().__init__()
         if not 0 < val_fraction < 1:
             raise ValueError(f"val_fraction {val_fraction} must lie between 0 and 1")
+        if num_folds is not None and not 0 <= fold < max(num_folds, 2) == num_folds:
+            raise ValueError(
+                f"fold {fold} of num_folds {num_folds}: there must be at least 2 folds, and fold "
+                "counts them from 0"
+            )
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
             if value < 1:
                 raise ValueError(f"{name} {value} must be at least 1")
@@ -74,11 +90,14 @@ class ImageData(LightningDataModule):
         self.augment = augment
         self.val_fraction = val_fraction
         self.split_seed = split_seed
+        self.num_folds = num_folds
+        self.fold = fold
         self.seed = torch.initial_seed() if seed is None else seed
         self.root = data_root(root)
         self.num_workers = num_workers
         self.splits: dict[str, LabelledImages] = {}
         self.hashes: dict[str, str] = {}
+        self.mean: Tensor | None = None  # measured in `setup`, or those of a checkpoint
 
     def prepare_data(self) -> None:  # on one process
         self.dataset.download(self.root)
@@ -88,7 +107,11 @@ class ImageData(LightningDataModule):
             return
         everything, test = self.dataset.load(self.root)
         class_names = self.dataset.class_names
-        for split, labels, fewest in (("training", everything.labels, 2), ("test", test.labels, 1)):
+        fewest_to_train = self.num_folds or 2
+        for split, labels, fewest in (
+            ("training", everything.labels, fewest_to_train),
+            ("test", test.labels, 1),
+        ):
             counts = torch.bincount(labels, minlength=len(class_names)).tolist()
             for name, count in zip(class_names, counts, strict=True):
                 if count < fewest:
@@ -96,7 +119,7 @@ class ImageData(LightningDataModule):
                         f"class {name!r} of {type(self.dataset).__name__} has {count} {split} "
                         f"images where at least {fewest} are needed; add images or drop the class"
                     )
-        val_indices = stratified_sample(everything.labels, self.val_fraction, self.split_seed)
+        val_indices = self.validation_images(everything.labels)
         train, val = take_split(everything.images, everything.labels, val_indices)
         self.splits = {"train": train, "val": val, "test": test}
         self.hashes = {name: content_hash(split) for name, split in self.splits.items()}
@@ -105,29 +128,42 @@ class ImageData(LightningDataModule):
         self.class_names = self.dataset.class_names
         self.num_classes = len(self.class_names)
         self.in_channels, self.image_size = train.images.shape[1:3]
-        self.mean, self.std = pixel_statistics(train.images)
-        scale_and_offset = torch.stack([1 / self.std, -self.mean / self.std])  # (2, C)
-        self.scale_and_offset = scale_and_offset[:, :, None, None]
+        if self.mean is None:
+            self.mean, self.std = pixel_statistics(train.images)
+
+    def validation_images(self, labels: Tensor) -> Tensor:
+        """Return the sorted indices of the training images that are held out."""
+        if self.num_folds is None:
+            return stratified_sample(labels, self.val_fraction, self.split_seed)
+        folds = stratified_folds(labels, self.num_folds, self.split_seed)
+        return (folds == self.fold).nonzero().flatten()
 
     def train_dataloader(self) -> SeededLoader[ImageBatch]:
         return self.loader("train", self.batch_size)
 
     def val_dataloader(self) -> SeededLoader[ImageBatch]:
-        return self.loader("val", self.eval_batch_size)
+        return self.evaluation_loader("val")
 
     def test_dataloader(self) -> SeededLoader[ImageBatch]:
-        return self.loader("test", self.eval_batch_size)
+        return self.evaluation_loader("test")
 
     def predict_dataloader(self) -> SeededLoader[ImageBatch]:
-        return self.loader("test", self.eval_batch_size)
+        return self.evaluation_loader("test")
 
-    def loader(self, split: str, batch_size: int) -> SeededLoader[ImageBatch]:
+    def evaluation_loader(self, split: str) -> SeededLoader[ImageBatch]:
+        """Return all of `split` (train, val or test) in order, as it is evaluated."""
+        return self.loader(split, self.eval_batch_size, is_training=False)
+
+    def loader(
+        self, split: str, batch_size: int, is_training: bool | None = None
+    ) -> SeededLoader[ImageBatch]:
         """Return the batches of `split` (train, val or test) for this process.
 
-        Only training is shuffled and augmented.
+        Args:
+            is_training: Shuffle and augment; by default the training split alone.
         """
         data = self.splits[split]
-        is_training = split == "train"
+        is_training = split == "train" if is_training is None else is_training
         num_workers = self.num_workers if is_training else 0
         rank, world_size = 0, 1
         if self.trainer is not None:
@@ -162,13 +198,19 @@ class ImageData(LightningDataModule):
             num_workers=num_workers,
         )
 
+    @property
+    def scale_and_offset(self) -> Tensor:
+        """Return what `normalise_` takes, float32 (2, C, 1, 1)."""
+        assert self.mean is not None
+        return torch.stack([1 / self.std, -self.mean / self.std])[:, :, None, None]
+
     def describe(self) -> dict[str, Any]:
         """Return what a run's record holds: the set, its sizes, and SHA-256 of each split."""
         return {
             "dataset": type(self.dataset).__name__,
             "images": {name: len(split.labels) for name, split in self.splits.items()},
             "classes": list(self.class_names),
-            "mean": self.mean.tolist(),
+            "mean": self.mean.tolist() if self.mean is not None else None,
             "std": self.std.tolist(),
             "sha256": self.hashes,
         }
@@ -181,6 +223,10 @@ class ImageData(LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Return what prediction needs of the training data; goes into every checkpoint."""
         return self.describe()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Normalise as the training images of a checkpoint were, whatever images are open."""
+        self.mean, self.std = torch.tensor(state_dict["mean"]), torch.tensor(state_dict["std"])
 
 
 def normalise_(images: Tensor, scale_and_offset: Tensor) -> Tensor:

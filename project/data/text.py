@@ -4,6 +4,7 @@ Shape letters: B batch, T time, V vocabulary, n tokens of a split.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -137,37 +138,48 @@ class TextData(LightningDataModule):
         self.tokenizer.load_state_dict(info["tokenizer"])
         self.vocab_size = len(self.tokenizer.vocabulary)
         self.token_bytes = torch.tensor(self.tokenizer.byte_counts())
+        is_to_train = stage in (None, "fit")
         for split, count in info["tokens"].items():
-            if split == "train" and count < self.context_length + 1:
+            if is_to_train and split == "train" and count < self.context_length + 1:
                 raise ValueError(
                     f"the text of {type(self.corpus).__name__} has {count} training tokens, but "
                     f"one window needs context_length + 1 = {self.context_length + 1}; give a "
                     f"longer text or set --data.context_length {max(1, count - 1)} or less"
                 )
-            if split == "val" and count < 2:
+            if is_to_train and split == "val" and count < 2:
                 raise ValueError(
                     f"the text of {type(self.corpus).__name__} leaves {count} tokens to validate "
                     "on and at least 2 are needed; raise --data.val_fraction or give a longer text"
                 )
             if count >= 2:
                 self.splits[split] = token_file.tokens(split)
-        if stage in (None, "fit"):
+        if is_to_train:
             self.train_dataloader()  # refuses a text that is too short for its streams
 
     def train_dataloader(self) -> SeededLoader[TokenBatch]:
         return self.loader("train", self.batch_size)
 
     def val_dataloader(self) -> SeededLoader[TokenBatch]:
-        return self.loader("val", self.eval_batch_size)
+        return self.evaluation_loader("val")
 
     def test_dataloader(self) -> SeededLoader[TokenBatch]:
-        return self.loader("test", self.eval_batch_size)
+        return self.evaluation_loader("test")
 
     def predict_dataloader(self) -> SeededLoader[TokenBatch]:
-        return self.loader("test", self.eval_batch_size)
+        return self.evaluation_loader("test")
 
-    def loader(self, split: str, batch_size: int) -> SeededLoader[TokenBatch]:
+    def evaluation_loader(self, split: str) -> SeededLoader[TokenBatch]:
+        """Return every token of `split` (train, val or test) in order, as it is evaluated."""
+        return self.loader(split, self.eval_batch_size, is_training=False)
+
+    def loader(
+        self, split: str, batch_size: int, is_training: bool | None = None
+    ) -> SeededLoader[TokenBatch]:
         """Return the batches of `split` (train, val or test) for this process.
+
+        Args:
+            is_training: Shuffle and leave out what fills no window; by default the training split
+                alone.
 
         Raises:
             ValueError: If there is no such split, or too little text for the streams.
@@ -178,7 +190,7 @@ class TextData(LightningDataModule):
                 f"{getattr(self.preparation, f'{split}_fraction')}"
             )
         tokens = self.splits[split]
-        is_training = split == "train"
+        is_training = split == "train" if is_training is None else is_training
         trainer = self.trainer
         rank, world_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
         rows = batch_size * world_size
@@ -259,11 +271,12 @@ class TextData(LightningDataModule):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what generation needs of the training text; goes into every checkpoint."""
-        return {"tokenizer_state": self.tokenizer.state_dict()}
+        """Return what is needed of the training text without it; goes into every checkpoint."""
+        hashes = self.info["sha256"] if self.splits else {}
+        return {"tokenizer_state": self.tokenizer.state_dict(), "sha256": hashes}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the tokenizer of a checkpoint.
+        """Take the tokenizer of a checkpoint, also for a text that is opened later.
 
         Raises:
             ValueError: If a text is open whose tokens mean something else.
@@ -276,6 +289,7 @@ class TextData(LightningDataModule):
                 "the text and the options that it was trained with"
             )
         self.tokenizer.load_state_dict(state)
+        self.preparation = replace(self.preparation, is_fitted=True)
 
 
 class Windows:

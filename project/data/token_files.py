@@ -71,6 +71,7 @@ class Preparation:
     Args:
         val_fraction, test_fraction: Shares cut from the end of the training text, in [0, 1), for
             a split that the corpus has no document of: train, then validation, then test.
+        is_fitted: Use the tokenizer as it is, which may have been fitted to another text.
 
     Raises:
         ValueError: If a share is out of range or nothing is left to train on.
@@ -81,6 +82,7 @@ class Preparation:
     cleaning: Cleaning
     val_fraction: float
     test_fraction: float
+    is_fitted: bool = False
 
     def __post_init__(self) -> None:
         for name in ("val_fraction", "test_fraction"):
@@ -135,9 +137,10 @@ def prepare(
     """
     documents = preparation.corpus.documents(root)
     identity = identity_of(preparation, documents)
-    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    names = [type(part).__name__ for part in (preparation.corpus, preparation.tokenizer)]
-    folder = cache / f"{names[0]}-{names[1]}-{key[:12]}"
+    folder = folder_of(preparation, identity, cache)
+    if preparation.is_fitted and not was_fitted_alike(folder, preparation.tokenizer):
+        identity["tokenizer_state"] = sha256_of_json(preparation.tokenizer.state_dict())
+        folder = folder_of(preparation, identity, cache)
     if folder.is_dir():
         try:
             return open_prepared(folder)
@@ -150,8 +153,9 @@ def prepare(
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS):
             raise
+        name = type(preparation.corpus).__name__
         raise OSError(
-            f"the tokens of {names[0]} cannot be written below {str(cache)!r} "
+            f"the tokens of {name} cannot be written below {str(cache)!r} "
             f"({os.strerror(error.errno)}); make room there, or set --data.cache_dir DIR"
         ) from error
     token_file = open_prepared(folder)
@@ -159,9 +163,29 @@ def prepare(
     return token_file
 
 
+def folder_of(preparation: Preparation, identity: dict[str, Any], cache: Path) -> Path:
+    names = [type(part).__name__ for part in (preparation.corpus, preparation.tokenizer)]
+    return cache / f"{names[0]}-{names[1]}-{sha256_of_json(identity)[:12]}"
+
+
+def sha256_of_json(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def was_fitted_alike(folder: Path, tokenizer: Tokenizer) -> bool:
+    """Return whether a tokenizer is the one that the text of a prepared corpus leads to."""
+    state = tokenizer.state_dict()
+    if not state:  # nothing was learnt
+        return True
+    try:
+        return bool(json.loads((folder / "tokens.json").read_text())["tokenizer"] == state)
+    except (OSError, ValueError, KeyError):  # not there, or damaged
+        return False
+
+
 def token_cache(root: Path, cache_dir: str | None) -> Path:
     """Return the folder of prepared corpora: `cache_dir`, else `tokens` in the data folder."""
-    return Path(cache_dir) if cache_dir else root / "tokens"
+    return Path(cache_dir).expanduser() if cache_dir else root / "tokens"
 
 
 @contextmanager
@@ -259,7 +283,8 @@ def write_prepared(
     sizes, characters = write_clean_text(text, preparation, documents, progress)
     ranges = split_ranges(text, sizes, preparation)
     tokenizer = preparation.tokenizer
-    tokenizer.fit(read_lines(text, *ranges["train"], lambda n: progress("fit", n)))
+    if not preparation.is_fitted:
+        tokenizer.fit(read_lines(text, *ranges["train"], lambda n: progress("fit", n)))
     vocab_size = len(tokenizer.vocabulary)
     dtype = np.dtype(
         np.uint8 if vocab_size <= 1 << 8 else np.uint16 if vocab_size <= 1 << 16 else np.uint32

@@ -19,6 +19,8 @@ from project.data.image_sets import (
     Digits,
     FashionMNIST,
     ImageFolder,
+    read_image,
+    stratified_folds,
     stratified_sample,
 )
 
@@ -164,17 +166,53 @@ def test_image_folder_splits_by_itself_or_by_folder(tmp_path) -> None:
 
 def test_image_folder_says_what_is_wrong(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"not a folder; set --data\.dataset\.path"):
-        ImageFolder(str(tmp_path / "nowhere"))
+        ImageFolder(str(tmp_path / "nowhere")).load(tmp_path)
     make_folder(tmp_path / "one", {"cat": 1})
     with pytest.raises(ValueError, match="1 folders"):
-        ImageFolder(str(tmp_path / "one"))
+        ImageFolder(str(tmp_path / "one")).load(tmp_path)
     make_folder(tmp_path / "three" / "train", {"cat": 2, "dog": 2})
     with pytest.raises(ValueError, match="'train' and none named 'test'"):
-        ImageFolder(str(tmp_path / "three"))
+        ImageFolder(str(tmp_path / "three")).load(tmp_path)
     make_folder(tmp_path / "two", {"cat": 2, "dog": 2})
     (tmp_path / "two" / "cat" / "9.png").write_bytes(b"not an image")
     with pytest.raises(ValueError, match=r"9\.png' is not a readable image"):
         ImageFolder(str(tmp_path / "two")).load(tmp_path)
+
+
+def test_an_image_of_any_mode_is_read_as_a_network_reads_it(tmp_path) -> None:
+    grey = np.tile(np.linspace(0, 255, 16).round().astype(np.uint8), (16, 1))
+    images = {
+        "grey": Image.fromarray(grey),
+        "colour": Image.fromarray(np.stack([grey] * 3, axis=2)),
+        "16-bit": Image.fromarray(grey.astype(np.uint16) * 257),
+        "32-bit": Image.fromarray(grey.astype(np.int32)),
+        "fractions": Image.fromarray((grey / 255).astype(np.float32)),
+        "palette": Image.fromarray(grey).convert("P"),
+        "opaque": Image.fromarray(np.stack([grey] * 3 + [np.full_like(grey, 255)], axis=2)),
+    }
+    for name, image in images.items():
+        path = tmp_path / f"{name}.tiff"
+        image.save(path)
+        pixels, was = read_image(path, 16, 1)
+        assert pixels.shape == (1, 16, 16)
+        assert np.abs(pixels[0].numpy().astype(int) - grey).max() <= 1, name
+        assert was == f"16x16 {image.mode}"
+    Image.new("RGBA", (8, 4), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert read_image(tmp_path / "clear.png", 4, 3)[0].unique().tolist() == [255]
+
+
+@pytest.mark.parametrize("num_folds", [2, 5])
+def test_folds_share_out_every_image_once_and_every_class_alike(num_folds) -> None:
+    labels = torch.tensor([0] * 53 + [1] * 12 + [2] * 5)
+    folds = stratified_folds(labels, num_folds, seed=0)
+    sizes = torch.bincount(folds)
+    assert len(sizes) == num_folds
+    assert sizes.max() - sizes.min() <= 1
+    for label in range(3):
+        counts = torch.bincount(folds[labels == label], minlength=num_folds)
+        assert counts.max() - counts.min() <= 1
+    assert torch.equal(folds, stratified_folds(labels, num_folds, seed=0))
+    assert not torch.equal(folds, stratified_folds(labels, num_folds, seed=1))
 
 
 def test_stratified_sample_takes_the_share_of_every_class() -> None:

@@ -38,6 +38,37 @@ def test_splits_are_the_recorded_ones() -> None:
     }
 
 
+def test_every_training_image_is_validated_in_one_fold_and_the_test_split_stays() -> None:
+    folds = [digits(num_folds=4, fold=fold) for fold in range(4)]
+    whole = digits()
+    validated = [row for data in folds for row in rows(data.splits["val"].images)]
+    everything = rows(whole.splits["train"].images) + rows(whole.splits["val"].images)
+    assert sorted(validated) == sorted(everything)
+    assert len({data.hashes["test"] for data in [*folds, whole]}) == 1
+    assert len({data.hashes["val_indices"] for data in folds}) == 4
+
+
+def test_images_are_normalised_as_those_of_the_checkpoint_were() -> None:
+    trained = digits()
+    state = trained.state_dict() | {"mean": [10.0], "std": [2.0]}
+    for load_first in (True, False):
+        data = ImageData(Digits(), batch_size=32, eval_batch_size=100)
+        if load_first:
+            data.load_state_dict(state)
+        data.setup()
+        if not load_first:
+            data.load_state_dict(state)
+        images, _ = next(iter(data.test_dataloader()))
+        raw = data.splits["test"].images[:100].float()
+        torch.testing.assert_close(images, (raw - 10) / 2)
+
+
+def test_the_training_split_can_be_evaluated_in_order_and_as_it_is() -> None:
+    data = digits(augment=Augmentation(shift_pixels=2))
+    labels = torch.cat([labels for _, labels in data.evaluation_loader("train")])
+    assert torch.equal(labels, data.splits["train"].labels)
+
+
 def test_the_seed_of_the_run_moves_no_image_between_splits() -> None:
     assert digits(seed=0).hashes == digits(seed=1).hashes
     other = digits(split_seed=1).hashes

@@ -13,7 +13,7 @@ from project.data.corpora import PythonDocs, TextCorpus
 from project.data.loader import IGNORED
 from project.data.text import Streams, TextData, Windows, take_windows
 from project.data.token_files import Cleaning
-from project.data.tokenization import BPETokenizer, CharTokenizer
+from project.data.tokenization import BPETokenizer, ByteTokenizer, CharTokenizer
 
 
 def numbered(folder: Path, num_tokens: int = 1000, **options) -> TextData:
@@ -255,6 +255,43 @@ def test_a_checkpoint_brings_the_tokenizer_back(tmp_path) -> None:
     twin.load_state_dict(data.state_dict())
     assert twin.tokenizer.vocabulary == data.tokenizer.vocabulary
     assert not (tmp_path / "other").exists()  # the text itself is not needed
+
+
+@pytest.mark.parametrize("tokenizer", [CharTokenizer, BPETokenizer, ByteTokenizer])
+def test_another_text_is_read_with_the_tokenizer_of_the_checkpoint(tmp_path, tokenizer) -> None:
+    for name, text in (("one", "abcab cab\n" * 50), ("other", "bca zab\n" * 40)):
+        (tmp_path / f"{name}.txt").write_text(text)
+    cache = str(tmp_path / "cache")
+    options = {"context_length": 8, "cache_dir": cache}
+    trained = TextData(TextCorpus(str(tmp_path / "one.txt")), tokenizer(), **options)
+    trained.prepare_data()
+    trained.setup()
+    again = TextData(TextCorpus(str(tmp_path / "one.txt")), tokenizer(), **options)
+    other = TextData(TextCorpus(str(tmp_path / "other.txt")), tokenizer(), **options)
+    for data in (again, other):
+        data.load_state_dict(trained.state_dict())
+        data.prepare_data()
+        data.setup("test")
+        assert data.tokenizer.vocabulary == trained.tokenizer.vocabulary
+    assert again.token_file.was_cached
+    text = other.tokenizer.decode(other.splits["train"].tolist())
+    assert text.replace("\ufffd", "z").startswith("bca zab\nbca")
+
+
+def test_a_short_text_can_be_evaluated_whole(tmp_path) -> None:
+    (tmp_path / "short.txt").write_text("abc abc\n")
+    data = TextData(
+        TextCorpus(str(tmp_path / "short.txt")),
+        context_length=64,
+        val_fraction=0,
+        test_fraction=0,
+        cache_dir=str(tmp_path / "cache"),
+    )
+    data.prepare_data()
+    data.setup("test")
+    (batch,) = data.evaluation_loader("train")
+    assert (batch.targets != -100).sum() == 7
+    assert batch.starts.tolist() == [0]
 
 
 def test_a_text_that_is_changed_or_gone_after_setup_does_not_matter(tmp_path) -> None:

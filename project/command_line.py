@@ -1,0 +1,51 @@
+"""What commands share: the form that they are typed in, and how they end."""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from project.messages import RunError, UsageError
+
+RUN_HELP = "a run directory (its best checkpoint), a .ckpt, or its address"
+ALLOW_HELP = "build classes of this package too, if the checkpoint names them"
+
+
+def command_form(name: str, description: str) -> argparse.ArgumentParser:
+    """Return the form of `python -m project.<name>`, which takes no abbreviations."""
+    return argparse.ArgumentParser(
+        prog=f"python -m project.{name}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def add_run(form: argparse.ArgumentParser) -> None:
+    """Add what every command takes that begins with a trained run."""
+    form.add_argument("run", metavar="RUN", help=RUN_HELP)
+    form.add_argument("--allow", metavar="PACKAGE", action="append", default=[], help=ALLOW_HELP)
+
+
+def exit_code_of(action: Callable[[], int | None]) -> int:
+    """Do what a command does, and return its exit code.
+
+    What `action` returns, or 0; 2 for what is not possible, 1 for what failed on the way, 130 after
+    Ctrl-C, 141 when the reader, such as `head`, has had enough. Errors are one line.
+    """
+    try:
+        return action() or 0
+    except (UsageError, ValueError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except RunError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print()
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 141
+    except OSError as error:
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
