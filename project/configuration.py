@@ -7,6 +7,7 @@ replaced, and one-line errors that suggest the nearest key.
 
 import ast
 import inspect
+import json
 from argparse import SUPPRESS
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -138,6 +139,29 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UsageError(f"config file {str(path)!r} holds no keys; see configs/default.yaml")
     return content
+
+
+def changed_data(saved: dict[str, Any], changes: list[str]) -> dict[str, Any]:
+    """Return the arguments of a data module from a checkpoint, with `--data.KEY VALUE` changed.
+
+    Args:
+        saved: Arguments, and the path of the class under `_class_path`.
+
+    Raises:
+        UsageError: If a key or a value is not one of the data.
+    """
+    with_short_names()
+    parser = LightningArgumentParser(exit_on_error=False, allow_abbrev=False)
+    parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
+    given = {k: v for k, v in saved.items() if k not in ("_class_path", "_instantiator")}
+    before = {"class_path": saved["_class_path"], "init_args": given}
+    try:
+        config = parser.parse_args([f"--data={json.dumps(before)}", *changes])
+    except ArgumentError as error:
+        options = [o for action in parser._actions for o in action.option_strings]
+        raise UsageError(short_message(str(error), options, known_classes())) from error
+    data = yaml.safe_load(parser.dump(config, skip_unset=False))["data"]
+    return {**saved, "_class_path": data["class_path"], **data["init_args"]}
 
 
 def project_classes() -> dict[str, str]:

@@ -173,5 +173,5 @@ class ImageClassification(LightningModule):
         confusion = torch.bincount(cells, minlength=self.num_logits**2)
         self.confusion = confusion.view(self.num_logits, self.num_logits)
         self.measured = image_results(self.confusion, self.outcomes["losses"])
-        metrics = {f"{split}/{name}": self.measured[name]["value"] for name in ("loss", "accuracy")}
+        metrics = {f"{split}/{name}": self.measured[name]["value"] for name in ("accuracy", "loss")}
         self.log_dict(metrics, prog_bar=True)

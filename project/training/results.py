@@ -68,14 +68,14 @@ UNITS = {"loss": "nats", "loss_random_windows": "nats", "bits_per_byte": "bits"}
 NAMES = {"loss_random_windows": "loss (nanoGPT)", "bits_per_byte": "bits/byte"}  # in the table
 
 
-def closing_table(record: dict[str, Any], run_directory: Path) -> str:
+def closing_table(record: dict[str, Any], run_directory: Path, measure_test: bool = True) -> str:
     """Return what a run came to, in lines of at most 80 columns unless a path is longer."""
     rows = []
-    for split, title in (("val", "validation"), ("test", "test")):
-        for name, value in record["metrics"].get(split, {}).items():
-            if isinstance(value, dict | float):
-                rows.append((f"{title} {NAMES.get(name, name)}", figure(name, value)))
-    if "test" not in record["metrics"]:
+    for split, measured in record["metrics"].items():
+        rows += metric_rows(split, measured)
+    if not measure_test:
+        rows.append(("test", "left alone: this run is one to choose among"))
+    elif "test" not in record["metrics"]:
         rows.append(("test", "none: the data have no test split"))
     training = record.get("training_seconds", 0)
     speeds = [key for key in record if key.endswith("_per_second")]
@@ -89,10 +89,24 @@ def closing_table(record: dict[str, Any], run_directory: Path) -> str:
         ("best checkpoint", str(run_directory / record["best_checkpoint"])),
         ("run directory", str(run_directory)),
     ]
-    width = max(len(name) for name, _ in rows)
-    lines = [f"{name:<{width}}  {value}" for name, value in rows]
     length = f"{record['epochs']} epochs ({record['steps']:,} steps)"
     title = f"{record['experiment']}: best of {length} by {record['chosen_by']}"
+    return table_of(title, rows)
+
+
+def metric_rows(split: str, measured: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return (name, figure) of what was measured on a split."""
+    title = "validation" if split == "val" else split
+    return [
+        (f"{title} {NAMES.get(name, name)}", figure(name, value))
+        for name, value in measured.items()
+        if isinstance(value, dict | float)
+    ]
+
+
+def table_of(title: str, rows: list[tuple[str, str]]) -> str:
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{name:<{width}}  {value}" for name, value in rows]
     return "\n".join([title, "-" * len(title), *lines])
 
 

@@ -17,6 +17,7 @@ from project.configuration import ProjectCLI
 from project.messages import RunError, RunPruned, UsageError
 from project.training.checkpoint_file import DurableCheckpointIO, replace_text
 from project.training.interruption import FiniteLoss, StopBeforeTesting, StopRequest
+from project.training.outcomes import save_outcomes
 from project.training.results import closing_table
 from project.training.resume import StoppedRun, complete_config, sole_user, warn
 from project.training.resume_point import ResumePoint, StepSeed
@@ -99,7 +100,7 @@ def run(
                 print(f"stopped; go on with: python -m project.train --resume {directory}")
             raise
     if trainer.is_global_zero:
-        print(closing_table(record, directory))
+        print(closing_table(record, directory, measure_test))
     return record
 
 
@@ -268,6 +269,8 @@ def measure_best(
         for name, value in (item for part in logged for item in part.items()):
             found[name.removeprefix(f"{split}/")] = value
         metrics[split] = found | getattr(task, "measured", {})
+        if trainer.is_global_zero:
+            save_outcomes(checkpoint.parent.parent, split, getattr(task, "outcomes", {}))
     return metrics
 
 
