@@ -46,6 +46,7 @@ def write(options: argparse.Namespace) -> None:
 
     from project.data.tokenization import stream_text
     from project.tasks.sampling import generate
+    from project.training.checkpoint import on_device
 
     if options.num_samples < 1 or options.max_tokens < 1:
         raise UsageError("--num_samples and --max_tokens must be at least 1")
@@ -54,7 +55,7 @@ def write(options: argparse.Namespace) -> None:
     tokens = data.prompt_tokens(options.prompt)
     prompt = tokenizer.decode(tokens)  # as it was cleaned
     steps = generate(
-        network_on(options.device, task.network),
+        on_device(task.network, options.device),
         torch.tensor([tokens] * options.num_samples, device=options.device),
         options.max_tokens,
         options.temperature,
@@ -77,20 +78,6 @@ def write(options: argparse.Namespace) -> None:
     for sample in torch.stack(written, dim=1)[1:].tolist():  # (num_samples, max_tokens)
         print("-" * 20)
         print(prompt + "".join(stream_text(tokenizer, sample)), flush=True)
-
-
-def network_on(device: str, network: Any) -> Any:
-    """Return the network in evaluation mode on a device.
-
-    Raises:
-        UsageError: If there is no such device, or torch was built without it.
-    """
-
-    try:
-        return network.eval().to(device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"--device {device} cannot be used: {reason}") from error
 
 
 def language_model(run: str, allowed: list[str]) -> tuple[Any, Any]:

@@ -210,6 +210,8 @@ class ImageData(LightningDataModule):
             "dataset": type(self.dataset).__name__,
             "images": {name: len(split.labels) for name, split in self.splits.items()},
             "classes": list(self.class_names),
+            "image_size": self.image_size,
+            "in_channels": self.in_channels,
             "mean": self.mean.tolist() if self.mean is not None else None,
             "std": self.std.tolist(),
             "sha256": self.hashes,

@@ -13,7 +13,7 @@ from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 from torch import Tensor
 
-from project.data.corpora import Corpus
+from project.data.corpora import Corpus, Document
 from project.data.download import data_root
 from project.data.loader import IGNORED, PADDING, SeededLoader, derived_seed, train_position
 from project.data.token_files import (
@@ -21,6 +21,7 @@ from project.data.token_files import (
     Preparation,
     TokenFile,
     clean,
+    decoded,
     no_counts,
     prepare,
     token_cache,
@@ -237,8 +238,7 @@ class TextData(LightningDataModule):
         Raises:
             ValueError: If it has no tokens, or a character that the tokenizer does not know.
         """
-        pieces = clean([(prompt, True)], self.preparation.cleaning, no_counts())
-        text = "".join(pieces)
+        text = "".join(clean([(prompt, True)], self.preparation.cleaning, no_counts()))
         if unknown := self.tokenizer.unknown(text):
             raise ValueError(
                 f"the prompt has {unknown!r}, which is not among the "
@@ -248,6 +248,24 @@ class TextData(LightningDataModule):
         if not text:
             raise ValueError("the prompt has no tokens and at least one is needed")
         return [int(token) for token in self.tokenizer.encode(text)]
+
+    def document_tokens(self, document: Document, encoding: str) -> tuple[NDArray[Any], int]:
+        """Return the tokens (n,) of another text, cleaned as the corpus was; needs no `setup`.
+
+        And the number of characters that the tokenizer does not know.
+
+        Raises:
+            ValueError: If it cannot be decoded, or has fewer than two tokens.
+        """
+        blocks = decoded(document, encoding, lambda stage, num_bytes: None)
+        text = "".join(clean(blocks, self.preparation.cleaning, no_counts()))
+        tokens = self.tokenizer.encode(text)
+        if len(tokens) < 2:
+            raise ValueError(
+                f"{document.name!r} has {len(tokens)} tokens, and at least 2 are needed"
+            )
+        strange = set(self.tokenizer.unknown(text))
+        return tokens, sum(text.count(character) for character in strange)
 
     def describe(self) -> dict[str, Any]:
         """Return what a run's record holds: the corpus, its sizes and hashes."""

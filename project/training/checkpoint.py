@@ -79,6 +79,19 @@ def rebuild(content: dict[str, Any], allowed: list[str]) -> tuple[Any, Any]:
     return task, data
 
 
+def on_device(module: Any, device: str) -> Any:
+    """Return a network or a task in evaluation mode on a device.
+
+    Raises:
+        UsageError: If there is no such device, or torch was built without it.
+    """
+    try:
+        return module.eval().to(device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"--device {device} cannot be used: {reason}") from error
+
+
 def instantiate(base: type, arguments: dict[str, Any]) -> Any:
     """Build the subclass of `base` that saved hyper-parameters describe."""
     from lightning.pytorch.cli import instantiate_module
