@@ -25,7 +25,7 @@ examples:
   python -m project.predict runs/<run> texts/ --json > losses.jsonl
 """
 MOST_COLUMNS = 28  # of the name of an image, which is cut in front
-MOST_COLUMNS_TEXT = 20
+MOST_COLUMNS_TEXT = 18
 
 
 def main(arguments: list[str] | None = None) -> int:
