@@ -1,162 +1,137 @@
 """Every architecture on images and on language, in one table."""
 
 import argparse
-import statistics
-import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
+from project.command_line import command_form, exit_code_of
+from project.messages import UsageError
+
 DESCRIPTION = """\
-Print what the finished runs of eight experiments measured: four architectures, each on
-MNIST and on TinyShakespeare. With --train, run what is missing first: on two CPU cores
-about half an hour for each seed. A cell counts the runs whose configuration is that
-of its file now; other keys, as of project.train, change it for every cell.
+Train four architectures on images and on language, and print what they measured in one
+table. Runs that are finished already, with the same configuration and code, are not
+trained again. Without --full on embedded data, at small comparable budgets: about two
+minutes a seed on two CPU cores. With --full on MNIST and TinyShakespeare by the
+configs of the README: about half an hour a seed. Other keys, as of project.train,
+hold for every cell.
 
 examples:
   python -m project.matrix
-  python -m project.matrix --train --seeds 0 1 2 --data.root DIR
-  python -m project.matrix --train --trainer.max_steps 100
+  python -m project.matrix --seeds 0..2
+  python -m project.matrix --full --seeds 0..2 --data.root DIR
+  python -m project.matrix --full --show
 """
-CELLS = {  # experiment: architecture
-    "mnist_mlp": "MLP",
-    "mnist_cnn": "CNN",
-    "mnist_rnn": "RNN",
-    "mnist_transformer": "Transformer",
-    "shakespeare_mlp": "MLP",
-    "shakespeare_cnn": "CNN",
-    "shakespeare_lstm": "RNN",
-    "shakespeare_transformer": "Transformer",
+DOCS = "--config docs_transformer.yaml --trainer.max_steps 300"
+EMBEDDED = {  # experiment: (architecture, what is typed)
+    "digits_mlp": ("MLP", "--trainer.max_epochs 10 --model.network MLP"),
+    "digits_cnn": ("CNN", "--trainer.max_epochs 10"),
+    "digits_rnn": ("RNN", "--trainer.max_epochs 10 --model.network RNN"),
+    "digits_vit": ("Transformer", "--trainer.max_epochs 10 --model.network ViT"),
+    "docs_mlp": (
+        "MLP",
+        f"{DOCS} --model.network MLPLanguageModel --model.network.width 480 "
+        "--model.network.depth 2",
+    ),
+    "docs_cnn": ("CNN", f"{DOCS} --model.network CausalCNN --model.network.depth 7"),
+    "docs_rnn": (
+        "RNN",
+        f"{DOCS} --model.network RNNLanguageModel --model.network.width 220 "
+        "--model.network.depth 2 --data.streams true",
+    ),
+    "docs_gpt": ("Transformer", DOCS),
+}
+FULL = {
+    "mnist_mlp": ("MLP", "--config mnist_mlp.yaml"),
+    "mnist_cnn": ("CNN", "--config mnist_cnn.yaml"),
+    "mnist_rnn": ("RNN", "--config mnist_rnn.yaml"),
+    "mnist_transformer": ("Transformer", "--config mnist_transformer.yaml"),
+    "shakespeare_mlp": ("MLP", "--config shakespeare_mlp.yaml"),
+    "shakespeare_cnn": ("CNN", "--config shakespeare_cnn.yaml"),
+    "shakespeare_lstm": ("RNN", "--config shakespeare_lstm.yaml"),
+    "shakespeare_transformer": ("Transformer", "--config shakespeare_transformer.yaml"),
 }
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return 0, or the exit code of a training that failed."""
-    options, keys = parser().parse_known_args(arguments)
-    from project.messages import UsageError
+    form = command_form("matrix", DESCRIPTION)
+    form.add_argument("--full", action="store_true", help="MNIST and TinyShakespeare")
+    form.add_argument("--seeds", default="0", help="such as 0..4 or 0,3; 0 by default")
+    form.add_argument("--show", action="store_true", help="train nothing: print what is there")
+    form.add_argument("--runs_dir", default="runs", help="runs by default")
+    options, keys = form.parse_known_args(arguments)
+    return exit_code_of(lambda: matrix(options, keys))
 
+
+def matrix(options: argparse.Namespace, keys: list[str]) -> int:
+    """Train what is missing, and print the table; return the exit code of the training.
+
+    Raises:
+        UsageError: If a key is not one of every experiment, or the seeds are none.
+    """
+    from project.training.command import build, quieten_lightning
+    from project.training.repetitions import finished, numbers, train_each
+
+    quieten_lightning()
     try:
-        settings = {experiment: current_setting(experiment, keys) for experiment in CELLS}
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if options.train:
-        for experiment, setting in settings.items():
-            for seed in missing_seeds(experiment, setting, options):
-                if code := train(experiment, seed, options.runs_dir, keys):
-                    print(f"error: {experiment} stopped; what is done is kept", file=sys.stderr)
-                    return code
-    print(table(options.runs_dir, settings))
+        seeds = numbers(options.seeds)
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f"--seeds: {error}") from error
+    cells = FULL if options.full else EMBEDDED
+    keys = [*keys, "--runs_dir", options.runs_dir]
+    built = {name: build([*typed(name, text), *keys]) for name, (_, text) in cells.items()}
+    head = ("", "data", "parameters", "runs", "result", "95 % interval", "training")
+    rows: list[tuple[str, ...]] = [head]
+    for name, (architecture, text) in cells.items():
+        if options.show:
+            runs = finished(built[name])
+        else:
+            print(f"=== {name}", flush=True)
+            code, runs = train_each(built[name], [*typed(name, text), *keys], seeds, [])
+            if code:
+                return code
+        rows.append((architecture, *cell(name, runs)))
+    print("\n" + table(rows))
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
-    form = argparse.ArgumentParser(
-        prog="python -m project.matrix",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    form.add_argument("--train", action="store_true", help="run what is missing first")
-    form.add_argument("--seeds", type=int, nargs="+", default=[0], help="to train; 0 by default")
-    form.add_argument("--runs_dir", type=Path, default=Path("runs"), help="runs by default")
-    return form
-
-
-def current_setting(experiment: str, keys: list[str]) -> str:
-    """Return what the experiment's file and the keys compute, to compare with runs.
-
-    Raises:
-        UsageError: If a key is not one of the experiment's.
-    """
-    from project.configuration import CONFIGS, ProjectCLI
-    from project.training.command import quieten_lightning
-    from project.training.runs import setting_of
-
-    quieten_lightning()
-    cli = ProjectCLI(["--config", str(CONFIGS / f"{experiment}.yaml"), *keys])
-    return setting_of(cli.parser.dump(cli.config, skip_unset=False))
-
-
-def missing_seeds(experiment: str, setting: str, options: argparse.Namespace) -> list[int]:
-    from project.training.runs import finished_runs, repetitions
-
-    used = repetitions(finished_runs(options.runs_dir, experiment), setting)
-    done = {run.record["seed"] for run in used}
-    return [seed for seed in options.seeds if seed not in done]
-
-
-def train(experiment: str, seed: int, runs_dir: Path, keys: list[str]) -> int:
-    """Run an experiment in a process of its own; return its exit code."""
+def typed(name: str, text: str) -> list[str]:
+    """Return the arguments of an experiment as `project.train` takes them."""
     from project.configuration import CONFIGS
 
-    arguments = ["--config", str(CONFIGS / f"{experiment}.yaml"), "--seed_everything", str(seed)]
-    command = [sys.executable, "-m", "project.train", *arguments, "--runs_dir", str(runs_dir)]
-    print(f"--- {experiment}, seed {seed}", flush=True)
-    return subprocess.run([*command, *keys]).returncode
+    words = [str(CONFIGS / word) if word.endswith(".yaml") else word for word in text.split()]
+    return [*words, "--experiment", name]
 
 
-def table(runs_dir: Path, settings: dict[str, str]) -> str:
-    """Return a line for each cell, and how to fill those that are empty."""
-    from project.training.runs import finished_runs, repetitions
+def cell(name: str, runs: list[Any]) -> tuple[str, str, str, str, str, str]:
+    """Return data, parameters, runs, result, interval and training time of one cell."""
+    from project.comparison.leaderboard import board_of, figure_of, name_of_data
+    from project.comparison.runs import Group
+    from project.comparison.tables import seconds_of, shown, shown_interval
 
-    rows = [("", "data", "parameters", "seeds", "result", "training")]
-    others = 0
-    for experiment, architecture in CELLS.items():
-        runs = finished_runs(runs_dir, experiment)
-        used = repetitions(runs, settings[experiment])
-        others += len(runs) - len(used)
-        rows.append((architecture, *cell([run.record for run in used], experiment)))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    lines.insert(1, "-" * max(map(len, lines)))
-    lines.append("")
-    lines.append("± is the standard deviation over seeds; [ ] the 95 % interval of a single run.")
-    if any(row[3] == "0" for row in rows):
-        lines.append("Not run yet: python -m project.matrix --train")
-    if others:
-        lines.append(f"{others} runs of other configurations or repeated seeds are left out.")
-    return "\n".join(lines)
-
-
-def cell(records: list[dict[str, Any]], experiment: str) -> tuple[str, str, str, str, str]:
-    """Return data set, parameters, seeds, result and training time of one cell."""
-    if not records:
-        return experiment, "", "0", "", ""
-    newest = records[-1]
-    data = newest["data"].get("dataset") or newest["data"]["corpus"]
-    seconds = statistics.mean(record["training_seconds"] for record in records)
+    if not runs:
+        return name, "", "0", "", "", ""
+    group = Group(runs)
+    board = board_of(name, [group])
+    found = figure_of(group, board.split, board.metric)
+    unit = {"accuracy": " %", "loss": " nats"}.get(board.metric, "")
     return (
-        data,
-        f"{newest['parameters']:,}",
-        str(len(records)),
-        result(records),
-        f"{seconds:,.0f} s",
+        name_of_data(runs[-1].record["data"]),
+        f"{runs[-1].record['parameters']:,}",
+        str(len(runs)),
+        f"{board.split} {board.metric} {shown(found, board.metric)}{unit}",
+        shown_interval(found.interval if found else None, board.metric),
+        f"{seconds_of(group):,.0f} s",
     )
 
 
-def result(records: list[dict[str, Any]]) -> str:
-    """Return accuracy, or loss and bits per byte, of the test split where there is one."""
-    split = "test" if "test" in records[0]["metrics"] else "val"
-    metrics = [record["metrics"][split] for record in records]
-    if "accuracy" in metrics[0]:
-        share = mean_and_spread([m["accuracy"] for m in metrics], scale=100, digits=2)
-        return f"{split} accuracy {share} %"
-    loss = mean_and_spread([m["loss"] for m in metrics], scale=1, digits=4)
-    bits = statistics.mean(m["bits_per_byte"] for m in metrics)
-    return f"{split} loss {loss} nats, {bits:.3f} bits/byte"
+def table(rows: list[tuple[str, ...]]) -> str:
+    from project.comparison.tables import NOTES, aligned
 
-
-def mean_and_spread(figures: list[dict[str, Any]], scale: float, digits: int) -> str:
-    values = [scale * figure["value"] for figure in figures]
-    mean = f"{statistics.mean(values):.{digits}f}"
-    if len(values) > 1:
-        return f"{mean} ± {statistics.stdev(values):.{digits}f}"
-    low, high = (f"{scale * end:.{digits}f}" for end in figures[0]["interval_95"])
-    return f"{mean} [{low}, {high}]"
+    lines = aligned(rows, right=[2, 3, 6])
+    if any(row[3] == "0" for row in rows):
+        lines.append("Not run yet: the same command without --show.")
+    return "\n".join([*lines, "", NOTES.partition(" p-values")[0]])
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
@@ -130,6 +130,21 @@ class EpochOfBatches(Dataset[Batch]):
     def __getitem__(self, k: int) -> Batch:
         size = self.loader.batch_size
         return self.loader.make_batch(self.order[k * size : (k + 1) * size], self.epoch)
+
+
+def gather(task: LightningModule, parts: list[Tensor]) -> Tensor:
+    """Return what all processes evaluated, in the order of the data, (W n, ...) on the CPU.
+
+    Args:
+        parts: Of the batches of this process, each (B, ...), n in all; process r of W visits every
+            W-th example (see `SeededLoader`).
+    """
+    mine = torch.cat(parts)  # (n, ...)
+    if task.trainer.world_size == 1:
+        return mine.cpu()
+    everyone = task.all_gather(mine)  # (W, n, ...)
+    assert isinstance(everyone, Tensor)
+    return everyone.transpose(0, 1).flatten(0, 1).cpu()
 
 
 def ignore_signals(worker: int) -> None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from project.data.loader import IGNORED
+from project.data.loader import IGNORED, gather
 from project.tasks.sizes import check_sizes
 from project.training.hyper_parameters import save_plain_hyperparameters
 from project.training.optimization import (
@@ -19,7 +19,6 @@ from project.training.optimization import (
     SchedulerFactory,
     optimizer_and_schedule,
 )
-from project.training.outcomes import gather
 from project.training.results import image_results
 
 

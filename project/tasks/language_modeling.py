@@ -15,7 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
-from project.data.loader import IGNORED
+from project.data.loader import IGNORED, gather
 from project.data.text import TokenBatch
 from project.data.tokenization import stream_text
 from project.tasks.sampling import generate
@@ -26,7 +26,6 @@ from project.training.optimization import (
     SchedulerFactory,
     optimizer_and_schedule,
 )
-from project.training.outcomes import gather
 from project.training.results import text_results
 from project.training.run_files import MetricsFile
 

@@ -105,21 +105,6 @@ def fsync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a text file so that a crash at any moment leaves the old one or the new one."""
-    replace_bytes(path, text.encode())
-
-
-def replace_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that a crash at any moment leaves the old one or the new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
 def read(source: Path | str, must_have_hash: bool = False) -> dict[str, Any]:
     """Return what is in a checkpoint, on the CPU: tensors, numbers and text, never code.
 

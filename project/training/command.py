@@ -16,6 +16,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from project.configuration import ProjectCLI, class_help, help_of_everything
 from project.messages import RunError, UsageError
 from project.training.checkpoint import imports_limited_to
+from project.training.repetitions import numbers, train_repeatedly
 from project.training.resume import (
     StoppedRun,
     changes,
@@ -57,6 +58,8 @@ def command(arguments: list[str]) -> int:
         if options.resume is not None:
             resume(options, arguments)
             return 0
+        if options.seeds or options.folds:
+            return train_repeatedly(build(arguments), arguments, options.seeds, options.folds)
         if options.force or options.allow:
             raise UsageError("--force and --allow are for a run that is resumed: add --resume RUN")
         cli = build(arguments)
@@ -83,10 +86,12 @@ def general_options(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
     form.add_argument("--resume", metavar="RUN")
     form.add_argument("--force", action="store_true")
     form.add_argument("--allow", metavar="PACKAGE", action="append", default=[])
+    form.add_argument("--seeds", type=numbers, default=[])
+    form.add_argument("--folds", type=numbers, default=[])
     try:
         return form.parse_known_args(arguments)
     except argparse.ArgumentError as error:
-        raise UsageError(f"{error.argument_name} needs a value: {error.message}") from error
+        raise UsageError(f"{error.argument_name}: {error.message}") from error
 
 
 def build(arguments: list[str]) -> ProjectCLI:
@@ -175,7 +180,7 @@ def warn_of(stopped: StoppedRun, reasons: list[str], longer: dict[str, tuple[Any
         warn(f"{key} was {before} and is {now}: the run is made longer")
     for text in other_surroundings(stopped):
         warn(f"{text}: the last bits of numbers may differ")
-    if code_has_changed(stopped):
+    if code_has_changed(stopped.directory, stopped.record):
         warn("the code is not what it was: the rest may be another run (see code.patch)")
 
 

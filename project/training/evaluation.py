@@ -14,10 +14,11 @@ from lightning.pytorch.callbacks import ProgressBar
 from project.configuration import changed_data
 from project.messages import UsageError
 from project.training.checkpoint import checkpoint_of, rebuild
-from project.training.checkpoint_file import is_address, read, replace_text
+from project.training.checkpoint_file import is_address, read
 from project.training.outcomes import save_outcomes
 from project.training.progress import progress_display
 from project.training.run_directory import finite, provenance
+from project.training.whole_files import replace_text
 
 DATA = LightningDataModule.CHECKPOINT_HYPER_PARAMS_KEY
 PLACES = ("root", "cache_dir")  # of the data, which may be elsewhere on another machine

@@ -7,36 +7,21 @@ of images `labels`, `predicted`, `confidence` and `losses`, one of each an image
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from lightning.pytorch import LightningModule
 from numpy.typing import NDArray
-from torch import Tensor
 
-from project.training.checkpoint_file import replace_bytes
+from project.training.whole_files import replace_bytes
+
+if TYPE_CHECKING:  # read without torch, which takes seconds to import
+    from torch import Tensor
 
 FILE = "outcomes.npz"
 Outcomes = dict[str, NDArray[Any]]
 
 
-def gather(task: LightningModule, parts: list[Tensor]) -> Tensor:
-    """Return what all processes evaluated, in the order of the data, (W n, ...) on the CPU.
-
-    Args:
-        parts: Of the batches of this process, each (B, ...), n in all; process r of W visits every
-            W-th example (see `SeededLoader`).
-    """
-    mine = torch.cat(parts)  # (n, ...)
-    if task.trainer.world_size == 1:
-        return mine.cpu()
-    everyone = task.all_gather(mine)  # (W, n, ...)
-    assert isinstance(everyone, Tensor)
-    return everyone.transpose(0, 1).flatten(0, 1).cpu()
-
-
-def save_outcomes(directory: Path, split: str, outcomes: dict[str, Tensor]) -> None:
+def save_outcomes(directory: Path, split: str, outcomes: "dict[str, Tensor]") -> None:
     """Put the outcomes of a split into the file of a run, beside those of other splits."""
     kept = {name: values for name, values in read(directory).items() if split_of(name) != split}
     kept |= {f"{split}/{name}": values.cpu().numpy() for name, values in outcomes.items()}

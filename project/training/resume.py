@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
+from project.comparison.configurations import flat
 from project.configuration import ProjectCLI
 from project.messages import UsageError
 from project.training.checkpoint import check_classes
@@ -176,16 +177,6 @@ def complete_config(cli: ProjectCLI) -> str:
     return cli.parser.dump(cli.config, skip_unset=False)
 
 
-def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Return {dotted key: value} of nested dictionaries; a list is one value, {} is none."""
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    parts: dict[str, Any] = {}
-    for key, value in tree.items():
-        parts |= flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return parts
-
-
 def is_longer(key: str, before: Any, now: Any) -> bool:
     """Return whether a limit on the length of a run was raised; -1 and None are no limit."""
     if key.removeprefix("trainer.") not in LENGTHS:
@@ -244,11 +235,11 @@ def other_surroundings(run: StoppedRun) -> list[str]:
     return found
 
 
-def code_has_changed(run: StoppedRun) -> bool:
-    """Return whether the code is not what it was when the run was begun."""
-    path = run.directory / "code.patch"
+def code_has_changed(directory: Path, record: dict[str, Any]) -> bool:
+    """Return whether the code is not what it was when a run was begun."""
+    path = directory / "code.patch"
     before = path.read_bytes() if path.is_file() else b""
-    is_same_commit = run.record.get("git", {}).get("commit") == git("rev-parse", "HEAD")
+    is_same_commit = record.get("git", {}).get("commit") == git("rev-parse", "HEAD")
     return not is_same_commit or (code_patch() or b"") != before
 
 

@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 from project.configuration import ProjectCLI
 from project.messages import RunError, RunPruned, UsageError
-from project.training.checkpoint_file import DurableCheckpointIO, replace_text
+from project.training.checkpoint_file import DurableCheckpointIO
 from project.training.interruption import FiniteLoss, StopBeforeTesting, StopRequest
 from project.training.outcomes import save_outcomes
 from project.training.results import closing_table
@@ -30,6 +30,7 @@ from project.training.run_directory import (
 )
 from project.training.run_files import cut_back
 from project.training.trainer import BestCheckpoint, ValidateAtLastStep, build_trainer
+from project.training.whole_files import replace_text
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 

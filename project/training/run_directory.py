@@ -19,8 +19,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from project.messages import UsageError
-from project.training.checkpoint_file import replace_text
 from project.training.precision import cpu_capabilities
+from project.training.whole_files import replace_text
 
 PACKAGES = ("torch", "lightning", "torchmetrics", "torchvision", "jsonargparse", "numpy")
 MAX_PATCH_BYTES = 1_000_000

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from project.training.checkpoint_file import replace_text
+from project.training.whole_files import replace_text
 
 FLUSH_ROWS = 100
 EVENTS = "events.out.tfevents.*"

@@ -1,0 +1,165 @@
+"""Which recipe is best on which data: ranked by validation, with the test beside it."""
+
+import json
+import statistics
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from project.comparison.runs import Group
+from project.comparison.statistics import (
+    Comparison,
+    block_means,
+    holm,
+    mcnemar,
+    paired_bootstrap,
+    seed_interval,
+)
+from project.training.outcomes import Outcomes, load_outcomes
+
+LESS_IS_BETTER = ("loss", "bits_per_byte", "perplexity")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number of a group.
+
+    Attributes:
+        mean: Over its runs.
+        deviation: Standard deviation over its runs, None of a single one.
+        interval: 95 %, of the mean over runs, or of a single run over the examples.
+    """
+
+    mean: float
+    deviation: float | None
+    interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Board:
+    """The groups that were measured on the same data, the best by validation first.
+
+    Attributes:
+        data: Name of the data.
+        metric: By which they are ranked.
+        split: `test`, or `val` where nothing was tested.
+        groups: Best first.
+        against_first: Of all but the first, how the first compares; None where the outcomes are not
+            on disk, or not of the same examples.
+        adjusted: Their p-values, adjusted for their number (Holm).
+    """
+
+    data: str
+    metric: str
+    split: str
+    groups: list[Group]
+    against_first: dict[int, Comparison | None] = field(default_factory=dict)
+    adjusted: dict[int, float] = field(default_factory=dict)
+
+
+def leaderboards(groups: list[Group]) -> list[Board]:
+    """Return a board for each data, in the order in which they were first trained on."""
+    by_data: dict[str, list[Group]] = {}
+    for group in groups:
+        by_data.setdefault(identity_of_data(group.newest.record.get("data", {})), []).append(group)
+    names = [name_of_data(found[0].newest.record.get("data", {})) for found in by_data.values()]
+    boards = []
+    for (identity, found), name in zip(by_data.items(), names, strict=True):
+        is_unique = names.count(name) == 1
+        boards.append(board_of(name if is_unique else f"{name} {identity[-8:]}", found))
+    return boards
+
+
+def identity_of_data(data: dict[str, Any]) -> str:
+    """Return what is the same for runs that were tested on the same examples."""
+    if "made_from" in data:  # a text, whatever its tokens
+        keys = ("documents", "cleaning", "val_fraction", "test_fraction")
+        return json.dumps({key: data["made_from"].get(key) for key in keys}, sort_keys=True)
+    hashes = data.get("sha256", {})
+    return json.dumps([name_of_data(data), hashes.get("test", hashes)], sort_keys=True)
+
+
+def name_of_data(data: dict[str, Any]) -> str:
+    return str(data.get("dataset") or data.get("corpus") or "other data")
+
+
+def board_of(name: str, groups: list[Group]) -> Board:
+    """Rank groups by validation, and compare the first with the others."""
+    metric = metric_of(groups)
+    split = "test" if any(group.values("test", metric) for group in groups) else "val"
+    sign = 1 if is_less_better(metric, groups) else -1
+
+    def by_validation(group: Group) -> float:
+        values = group.values("val", metric)
+        return sign * statistics.fmean(values) if values else float("inf")
+
+    ranked = sorted(groups, key=by_validation)
+    against = {i: compare(ranked[0], ranked[i], split) for i in range(1, len(ranked))}
+    known = {i: found.p_value for i, found in against.items() if found is not None}
+    adjusted = dict(zip(known, holm(list(known.values())), strict=True))
+    return Board(name, metric, split, ranked, against, adjusted)
+
+
+def metric_of(groups: list[Group]) -> str:
+    """Return the metric that all groups can be ranked by.
+
+    Accuracy of images. Of a text the loss, or, where tokens differ, bits per byte, which do not
+    depend on them. Else what the newest was chosen by.
+    """
+    runs = [group.newest for group in groups]
+    if all(run.value("val", "accuracy") is not None for run in runs):
+        return "accuracy"
+    tokens = {json.dumps(run.record.get("data", {}).get("sha256")) for run in runs}
+    if all(run.value("val", "bits_per_byte") is not None for run in runs) and len(tokens) > 1:
+        return "bits_per_byte"
+    return str(runs[-1].record.get("chosen_by", "val/loss")).partition("/")[2]
+
+
+def is_less_better(metric: str, groups: list[Group]) -> bool:
+    best = groups[-1].newest.config.get("best") or {}
+    if best.get("monitor") == f"val/{metric}":
+        return bool(best.get("mode") == "min")
+    return metric in LESS_IS_BETTER
+
+
+def figure_of(group: Group, split: str, metric: str) -> Figure | None:
+    """Return a figure of a group, None where its runs do not have it."""
+    values = group.values(split, metric)
+    if not values:
+        return None
+    if len(values) == 1:
+        return Figure(values[0], None, group.runs[0].interval(split, metric))
+    return Figure(statistics.fmean(values), statistics.stdev(values), seed_interval(values))
+
+
+def compare(first: Group, second: Group, split: str) -> Comparison | None:
+    """Return how much better the first is, None where the same examples are not on disk."""
+    outcomes = [[load_outcomes(run.directory, split) for run in g.runs] for g in (first, second)]
+    everything = [found for group in outcomes for found in group]
+    if not all("losses" in found for found in everything):
+        return None
+    if all("predicted" in found for found in everything):
+        return compare_images(*outcomes)
+    if any("predicted" in found for found in everything):
+        return None
+    data = [run.record["data"].get("sha256") for group in (first, second) for run in group.runs]
+    if any(hashes != data[0] for hashes in data):
+        return None  # other tokens
+    losses = [np.stack([f["losses"] for f in group]).astype(np.float64) for group in outcomes]
+    first_means, second_means = (block_means(values) for values in losses)
+    num_blocks = first_means.shape[1]
+    size = losses[0].shape[1] // num_blocks
+    return paired_bootstrap(-first_means, -second_means, f"blocks of {size} tokens")
+
+
+def compare_images(first: list[Outcomes], second: list[Outcomes]) -> Comparison | None:
+    """Compare by accuracy: two runs exactly, several of a recipe by resampling."""
+    labels = first[0]["labels"]
+    if any(not np.array_equal(found["labels"], labels) for found in (*first, *second)):
+        return None
+    right = [np.stack([f["predicted"] == labels for f in group]) for group in (first, second)]
+    if len(first) == len(second) == 1:
+        return mcnemar(right[0][0], right[1][0])
+    scores = [values.astype(np.float64) for values in right]
+    return paired_bootstrap(scores[0], scores[1], "images")

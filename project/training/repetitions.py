@@ -1,0 +1,187 @@
+"""One recipe with several seeds or folds: a run each, and what they come to together."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from argparse import ArgumentTypeError
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from project.comparison.leaderboard import leaderboards
+from project.comparison.runs import Run, collect, directories, read_run
+from project.comparison.tables import text_of
+from project.configuration import ProjectCLI
+from project.messages import UsageError
+from project.training.resume import code_has_changed, complete_config
+
+STOPPED = ("running", "interrupted")  # by a kill, or by a signal
+
+
+def numbers(text: str) -> list[int]:
+    """Return what `0..4`, `0,3` or `0..2,7` names, each once.
+
+    Raises:
+        ArgumentTypeError: If it is none of these.
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:\.\.(\d+))?\s*", part)
+        if not match or (match[2] and int(match[2]) < int(match[1])):
+            raise ArgumentTypeError(f"{text!r} is not like 0..4 or 0,3,7")
+        found += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return list(dict.fromkeys(found))
+
+
+def train_repeatedly(
+    cli: ProjectCLI, arguments: list[str], seeds: list[int], folds: list[int]
+) -> int:
+    """Train a run for each seed and fold, and print what they come to; return the exit code."""
+    code, runs = train_each(cli, arguments, seeds, folds)
+    if code == 0:
+        found = collect([run.directory for run in runs])
+        print("\n" + text_of(leaderboards(found.groups), found.left_out))
+    return code
+
+
+def train_each(
+    cli: ProjectCLI, arguments: list[str], seeds: list[int], folds: list[int]
+) -> tuple[int, list[Run]]:
+    """Train a run for each seed and fold, one after the other.
+
+    A run that is finished already, with the same configuration and code, is not trained again; one
+    that was stopped goes on.
+
+    Args:
+        cli: The configuration, which `arguments` describe.
+        seeds, folds: None means that of the configuration.
+
+    Returns:
+        The exit code of the first run that does not end well, else 0, and the runs before it.
+
+    Raises:
+        UsageError: If the data have no such folds, or a launcher has started several processes.
+    """
+    config = yaml.safe_load(complete_config(cli))
+    check(config, folds)
+    runs = Path(cli.config.runs_dir)
+    used: list[Run] = []
+    for seed in seeds or [int(cli.config.seed_everything)]:
+        for fold in folds or [fold_of(config)]:
+            name = f"seed {seed}" + (f", fold {fold}" if folds else "")
+            chosen = ["--seed_everything", str(seed)]
+            chosen += ["--data.fold", str(fold)] if folds else []
+            wanted = Run(Path(), {"seed": seed}, with_fold(config, fold))
+            if code := train_one(name, [*arguments, *chosen], wanted, runs):
+                print(f"{name} stopped; the same command goes on with it", file=sys.stderr)
+                return code, used
+            done = newest(runs, wanted)
+            assert done is not None, "a run that ended well is not found by its configuration"
+            used.append(done)
+    return 0, used
+
+
+def check(config: dict[str, Any], folds: list[int]) -> None:
+    """Stop before anything is trained where it cannot be repeated.
+
+    Raises:
+        UsageError: With the remedy.
+    """
+    if "LOCAL_RANK" in os.environ:
+        raise UsageError("--seeds and --folds start each run themselves: leave out the launcher")
+    if config["trainer"].get("fast_dev_run"):
+        raise UsageError("trainer.fast_dev_run keeps nothing: there is nothing to repeat")
+    if not folds:
+        return
+    num_folds = config["data"]["init_args"].get("num_folds")
+    if num_folds is None or max(folds) >= num_folds:
+        raise UsageError(
+            f"--folds {max(folds)} of data.num_folds {num_folds}: set --data.num_folds to "
+            f"{max(folds) + 1} or more; folds are counted from 0"
+        )
+
+
+def fold_of(config: dict[str, Any]) -> int:
+    return int((config.get("data") or {}).get("init_args", {}).get("fold", 0))
+
+
+def with_fold(config: dict[str, Any], fold: int) -> dict[str, Any]:
+    if not config.get("data"):
+        return config
+    data = config["data"]
+    return {**config, "data": {**data, "init_args": {**data["init_args"], "fold": fold}}}
+
+
+def train_one(name: str, arguments: list[str], wanted: Run, runs: Path) -> int:
+    """Train, go on with, or find a run; return its exit code."""
+    found = newest(runs, wanted)
+    if found is not None and found.record["status"] == "finished":
+        print(f"--- {name}: is there, {found.directory}", flush=True)
+        return 0
+    if found is not None:
+        print(f"--- {name}: goes on in {found.directory}", flush=True)
+        return run_in_a_process(["--resume", str(found.directory)])
+    print(f"--- {name}", flush=True)
+    return run_in_a_process(arguments)
+
+
+def newest(runs: Path, wanted: Run) -> Run | None:
+    """Return the newest run of the same recipe, code, seed and fold; finished before stopped."""
+    candidates = []
+    for directory in directories([runs]):
+        run = read_run(directory)
+        if run is None or run.repetition != wanted.repetition or run.setting != wanted.setting:
+            continue
+        if run.record.get("status") not in ("finished", *STOPPED):
+            continue
+        if not code_has_changed(directory, run.record):
+            candidates.append(run)
+    candidates.sort(key=lambda run: run.record["status"] == "finished")  # names are in order
+    return candidates[-1] if candidates else None
+
+
+def finished(cli: ProjectCLI) -> list[Run]:
+    """Return the finished runs of a configuration and of this code, the newest of each seed."""
+    config = yaml.safe_load(complete_config(cli))
+    setting = Run(Path(), {}, config).setting
+    found = {}
+    for directory in directories([Path(cli.config.runs_dir)]):
+        run = read_run(directory)
+        if run and run.setting == setting and run.record.get("status") == "finished":
+            found[run.repetition] = run
+    runs = [found[repetition] for repetition in sorted(found)]
+    return [run for run in runs if not code_has_changed(run.directory, run.record)]
+
+
+def run_in_a_process(arguments: list[str]) -> int:
+    """Train in a process of its own, as if typed alone; return its exit code.
+
+    SIGTERM is handed on, so that the run is saved. Ctrl-C reaches both from the terminal.
+    """
+    command = [sys.executable, "-m", "project.train", *arguments]
+    with subprocess.Popen(command) as process, handed_on(process):
+        while True:
+            try:
+                return exit_code(process.wait())
+            except KeyboardInterrupt:
+                continue  # until the run has saved itself
+
+
+@contextmanager
+def handed_on(process: "subprocess.Popen[bytes]") -> Iterator[None]:
+    """Hand SIGTERM on to a process, while inside."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def exit_code(returned: int) -> int:
+    """Return 128 + N for a process that signal N ended."""
+    return 128 - returned if returned < 0 else returned
