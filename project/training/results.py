@@ -47,7 +47,7 @@ def closing_table(record: dict[str, Any], run_directory: Path) -> str:
     training = record.get("training_seconds", 0)
     speeds = [key for key in record if key.endswith("_per_second")]
     rows += [
-        ("parameters", f"{record['parameters']:>9,}"),
+        ("parameters", parameters_of(record)),
         ("time", f"{record['wall_seconds']:9.1f} s, of which training {training:.1f} s"),
         *(
             ("throughput", f"{record[key]:>9,.0f} {key.removesuffix('_per_second')}/s in training")
@@ -61,6 +61,12 @@ def closing_table(record: dict[str, Any], run_directory: Path) -> str:
     length = f"{record['epochs']} epochs ({record['steps']:,} steps)"
     title = f"{record['experiment']}: best of {length} by {record['chosen_by']}"
     return "\n".join([title, "-" * len(title), *lines])
+
+
+def parameters_of(record: dict[str, Any]) -> str:
+    trained = record.get("trainable_parameters", record["parameters"])
+    frozen = f" of which {trained:,} were trained" if trained < record["parameters"] else ""
+    return f"{record['parameters']:>9,}{frozen}"
 
 
 def figure(name: str, value: dict[str, Any] | float) -> str:

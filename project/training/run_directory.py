@@ -20,6 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from project.messages import UsageError
 from project.training.checkpoint_file import replace_text
+from project.training.freezing import trainable_parameters
 from project.training.precision import cpu_capabilities
 
 PACKAGES = ("torch", "lightning", "torchmetrics", "torchvision", "jsonargparse", "numpy")
@@ -158,6 +159,7 @@ class RunRecord(Callback):
         network = getattr(pl_module, "network", pl_module)
         self.unit = getattr(pl_module, "unit", "images")
         self.record["parameters"] = sum(p.numel() for p in network.parameters())
+        self.record["trainable_parameters"] = trainable_parameters(network)
         device = trainer.strategy.root_device
         if device.type == "cuda":
             self.record["hardware"]["gpu"] = torch.cuda.get_device_name(device)
