@@ -36,8 +36,8 @@ def freeze(network: nn.Module, patterns: list[str]) -> None:
             parameter.requires_grad = False
     if patterns and not any(p.requires_grad for _, p in parameters):
         raise UsageError(
-            f"--freeze {' '.join(patterns)} leaves no parameter of {type(network).__name__} to be "
-            "trained; leave out the last part, such as head.*"
+            f"--freeze {' '.join(patterns)} freezes every parameter of {type(network).__name__}; "
+            "leave a part to be trained, such as head.*"
         )
     for part in frozen_parts(network) if patterns else ():
         part.eval()
