@@ -74,22 +74,23 @@ def prepare_network(cli: ProjectCLI, is_restored: bool) -> dict[str, Any]:
 
 
 def load_initial_weights(source: str, network: nn.Module, data: Any) -> dict[str, Any]:
-    """Load what fits by name and shape, say what did, and return the record of it.
+    """Load what fits by name and shape, say what did and what not, and return the record of it.
 
     Args:
         source: A run, a checkpoint, an address of one, or `torchvision:<network>`.
         data: Which the network is to be trained on, opened on the first process.
 
     Raises:
-        UsageError: If there are no such weights, or none that fits.
+        UsageError: If there are no such weights, or no matrix of them fits.
     """
     weights = weights_of(source)
     mine = network.state_dict()
     found = match(mine, weights.tensors)
-    if not found.loaded:
+    # The bias of a head fits wherever the number of classes does, and says nothing.
+    if not any(mine[name].ndim >= 2 for name in found.loaded):
         raise UsageError(
-            f"no tensor of {weights.file} fits one of {type(network).__name__} by name and shape: "
-            f"there is {shortened(list(weights.tensors))}; here is {shortened(list(mine))}"
+            f"no weight matrix of {weights.file} fits one of {type(network).__name__} by name and "
+            f"shape: there is {shortened(list(weights.tensors))}; here is {shortened(list(mine))}"
         )
     network.load_state_dict({n: weights.tensors[n] for n in found.loaded}, strict=False)
     parameters = dict(network.named_parameters())
