@@ -71,6 +71,16 @@ class ProjectCLI(LightningCLI):
         parser.add_argument("--experiment", type=str | None, help="Name in the run directory.")
         parser.add_argument("--runs_dir", type=str, default="runs", help="Where runs are kept.")
         parser.add_argument(
+            "--init_from",
+            type=str | None,
+            help="Run, checkpoint or torchvision:NETWORK whose weights to begin with, if they fit.",
+        )
+        parser.add_argument(
+            "--freeze",
+            type=list[str] | str | None,
+            help="Patterns of names of the network's parameters to keep, such as 'stem.*'.",
+        )
+        parser.add_argument(
             "--checkpoint_minutes",
             type=float,
             default=5.0,
@@ -85,6 +95,8 @@ class ProjectCLI(LightningCLI):
             raise UsageError(short_message(str(error), options, known_classes())) from error
         if self.config.experiment is None:
             self.config.experiment = experiment_name(args)
+        if isinstance(self.config.freeze, str):
+            self.config.freeze = [self.config.freeze]
 
     def before_instantiate_classes(self) -> None:
         if self.config.trainer.precision is None:

@@ -18,9 +18,9 @@ examples:
   python -m project.train --config configs/docs_transformer.yaml
 
 keys (every argument of the class that stands there):
-  --model.network CLASS       MLP, CNN, RNN, ViT; for text MLPLanguageModel,
-                              CausalCNN, RNNLanguageModel, GPT,
-                              SinusoidalTransformer; or any import path
+  --model.network CLASS       MLP, CNN, RNN, ViT, TorchvisionNetwork; for text
+                              MLPLanguageModel, CausalCNN, RNNLanguageModel,
+                              GPT, SinusoidalTransformer; or any import path
   --model.optimizer CLASS     any of torch.optim, or MuonAdamW
   --model.scheduler CLASS     WarmupDecay, any of torch's (in steps), or null
   --data.dataset CLASS        Digits, MNIST, FashionMNIST, KMNIST, EMNIST,
@@ -30,10 +30,10 @@ keys (every argument of the class that stands there):
   --data.tokenizer CLASS      ByteTokenizer, CharTokenizer, BPETokenizer
   --data.root DIR             where data lie (else $DATA_DIR, else data)
   --data.batch_size N         images or windows of a batch, on each process
-  --trainer.max_epochs N      and all else that Lightning's Trainer takes:
-  --trainer.accelerator NAME  also devices, strategy, precision ...
-  --best.monitor METRIC       what chooses the best; also best.mode and
-                              best.patience
+  --init_from RUN             begin with its weights, or torchvision:resnet18's
+  --freeze PATTERN            parameters to keep as they are, such as 'stem.*'
+  --trainer.max_epochs N      also accelerator, devices, strategy, precision ...
+  --best.monitor METRIC       what chooses the best; also best.mode, .patience
   --seed_everything N         seed of weights, order and augmentation
   --experiment NAME           name in the run directory, below --runs_dir DIR
 

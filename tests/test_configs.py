@@ -19,6 +19,7 @@ ONE_BATCH = [
     "--trainer.limit_test_batches=1",
     "--trainer.num_sanity_val_steps=0",
     "--trainer.accelerator=cpu",
+    "--init_from=null",  # published weights are a download
 ]
 SMALLER = {  # for one batch on a CPU; the sizes are tested below
     "ImageClassification": ["--data.batch_size=32"],

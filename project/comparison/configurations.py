@@ -34,9 +34,9 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def without(tree: Any, keys: set[str]) -> Any:
-    """Return nested dictionaries and lists without these keys, at any depth."""
+    """Return nested dictionaries and lists without these keys, and without nulls, at any depth."""
     if isinstance(tree, dict):
-        return {k: without(v, keys) for k, v in tree.items() if k not in keys}
+        return {k: without(v, keys) for k, v in tree.items() if k not in keys and v is not None}
     if isinstance(tree, list):
         return [without(item, keys) for item in tree]
     return tree

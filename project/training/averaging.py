@@ -11,8 +11,9 @@ from torch import Tensor, nn
 class EMAWeightAveraging(LightningEMA):
     """Lightning's exponential moving average of the weights, which leaves constants alone.
 
-    Lightning's (2.6.6) averages every buffer. One that is not saved, such as GPT's table of angles,
-    is a constant: averaged with itself it drifts by roundings that no checkpoint holds.
+    Lightning's (2.6.6) averages everything. A constant that is averaged with itself drifts by
+    roundings: a frozen weight is no longer what it was, and one that is not saved, such as GPT's
+    table of angles, is another one after a resume.
 
     Args:
         decay: Share of the average that a step keeps, in [0, 1).
@@ -27,15 +28,21 @@ class EMAWeightAveraging(LightningEMA):
     ) -> None:
         super().on_train_batch_end(trainer, pl_module, *args, **kwargs)
         if self._average_model is not None:
-            averaged = constants(self._average_model.module)
-            for mine, its in zip(constants(pl_module), averaged, strict=True):
-                its.copy_(mine)
+            averaged = self._average_model.module.modules()
+            for mine, its in zip(pl_module.modules(), averaged, strict=True):
+                for name, constant in constants(mine):
+                    getattr(its, name).detach().copy_(constant)
 
 
-def constants(module: nn.Module) -> Iterator[Tensor]:
-    """Yield the buffers that are not saved."""
-    for part in module.modules():
-        for name in sorted(part._non_persistent_buffers_set):
-            buffer = getattr(part, name)
-            if buffer is not None:
-                yield buffer
+def constants(part: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield, of a module without those in it, what training leaves as it is.
+
+    Frozen parameters, buffers of frozen parts, which are in eval mode, and buffers that are not
+    saved.
+    """
+    for name, parameter in part.named_parameters(recurse=False):
+        if not parameter.requires_grad:
+            yield name, parameter
+    for name, buffer in part.named_buffers(recurse=False):
+        if not part.training or name in part._non_persistent_buffers_set:
+            yield name, buffer

@@ -172,6 +172,12 @@ def open_source(source: Path | str) -> BinaryIO:
         raise UsageError(f"{str(source)!r} cannot be fetched: {error}") from error
 
 
+def sha256_of(source: Path | str) -> str:
+    """Return the SHA-256 of a whole file, or of what an address answers."""
+    with open_source(source) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+
+
 def is_address(source: Path | str) -> bool:
     return str(source).startswith(("http://", "https://"))
 

@@ -16,6 +16,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from project.configuration import ProjectCLI, class_help, help_of_everything
 from project.messages import RunError, UsageError
 from project.training.checkpoint import imports_limited_to
+from project.training.initial_weights import prepare_network
 from project.training.repetitions import numbers, train_repeatedly
 from project.training.resume import (
     StoppedRun,
@@ -186,6 +187,7 @@ def warn_of(stopped: StoppedRun, reasons: list[str], longer: dict[str, tuple[Any
 
 def try_a_few_batches(cli: ProjectCLI) -> None:
     """Do what `fast_dev_run` asks: train, validate and test a few batches, and keep nothing."""
+    prepare_network(cli, is_restored=False)
     trainer = Trainer(**cli.config_init.trainer)
     trainer.fit(cli.model, cli.datamodule)
     if has_test_split(cli.datamodule):
@@ -201,5 +203,6 @@ def quieten_lightning() -> None:
         "Be aware that when using `ckpt_path`, callbacks.*",  # see `measure_best`
         ".*isinstance.treespec, LeafSpec.*",  # Lightning 2.6 on torch 2.15
         ".*is smaller than the logging interval.*",  # epochs are logged all the same
+        r"Found \d+ module.s. in eval mode at the start.*",  # frozen parts
     ):
         warnings.filterwarnings("ignore", message=message)

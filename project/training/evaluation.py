@@ -1,6 +1,5 @@
 """What a checkpoint measures on a split, with the data inside it or with others."""
 
-import hashlib
 import json
 import tempfile
 from functools import partial
@@ -14,7 +13,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from project.configuration import changed_data
 from project.messages import UsageError
 from project.training.checkpoint import checkpoint_of, rebuild
-from project.training.checkpoint_file import is_address, read
+from project.training.checkpoint_file import is_address, read, sha256_of
 from project.training.outcomes import save_outcomes
 from project.training.progress import progress_display
 from project.training.run_directory import finite, provenance
@@ -72,7 +71,7 @@ def evaluate(
     return {
         **origin,
         "checkpoint": str(path),
-        "checkpoint_sha256": None if is_address(path) else sha256(Path(path)),
+        "checkpoint_sha256": sha256_of(path),
         "step": content["global_step"],
         "split": split,
         "precision": precision,
@@ -183,8 +182,3 @@ def keep(run: str, output: Path | None, found: dict[str, Any]) -> Path | None:
     if directory is not None and (directory / "run.json").is_file() and found["is_training_data"]:
         save_outcomes(directory, found["split"], outcomes)
     return path
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

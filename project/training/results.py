@@ -80,7 +80,7 @@ def closing_table(record: dict[str, Any], run_directory: Path, measure_test: boo
     training = record.get("training_seconds", 0)
     speeds = [key for key in record if key.endswith("_per_second")]
     rows += [
-        ("parameters", f"{record['parameters']:>9,}"),
+        ("parameters", parameters_of(record)),
         ("time", f"{record['wall_seconds']:9.1f} s, of which training {training:.1f} s"),
         *(
             ("throughput", f"{record[key]:>9,.0f} {key.removesuffix('_per_second')}/s in training")
@@ -108,6 +108,12 @@ def table_of(title: str, rows: list[tuple[str, str]]) -> str:
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {value}" for name, value in rows]
     return "\n".join([title, "-" * len(title), *lines])
+
+
+def parameters_of(record: dict[str, Any]) -> str:
+    trained = record.get("trainable_parameters", record["parameters"])
+    frozen = f" of which {trained:,} were trained" if trained < record["parameters"] else ""
+    return f"{record['parameters']:>9,}{frozen}"
 
 
 def figure(name: str, value: dict[str, Any] | float) -> str:

@@ -39,6 +39,8 @@ IN_STATE = (
     "model.init_args.optimizer",
     "model.init_args.scheduler",
     "best",
+    "freeze",
+    "init_from",
     "trainer.callbacks",
 )
 

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import WandbLogger
 from project.configuration import ProjectCLI
 from project.messages import RunError, RunPruned, UsageError
 from project.training.checkpoint_file import DurableCheckpointIO
+from project.training.initial_weights import prepare_network
 from project.training.interruption import FiniteLoss, StopBeforeTesting, StopRequest
 from project.training.outcomes import save_outcomes
 from project.training.results import closing_table
@@ -52,11 +53,14 @@ def run(
     """
     config = cli.config
     origin = provenance(arguments)
+    is_restored = stopped is not None and stopped.checkpoint is not None
+    begun_with = prepare_network(cli, is_restored)
     if stopped is None:
         directory = create_run_directory(Path(config.runs_dir), config.experiment)
         record = {"experiment": config.experiment, "seed": config.seed_everything, **origin}
     else:
         directory, record = stopped.directory, stopped.record
+    record |= begun_with
     keeper = RunRecord(directory, record)
     stop = StopRequest()
     point = ResumePoint(

@@ -19,6 +19,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from project.messages import UsageError
+from project.training.freezing import trainable_parameters
 from project.training.precision import cpu_capabilities
 from project.training.whole_files import replace_text
 
@@ -158,6 +159,7 @@ class RunRecord(Callback):
         network = getattr(pl_module, "network", pl_module)
         self.unit = getattr(pl_module, "unit", "images")
         self.record["parameters"] = sum(p.numel() for p in network.parameters())
+        self.record["trainable_parameters"] = trainable_parameters(network)
         device = trainer.strategy.root_device
         if device.type == "cuda":
             self.record["hardware"]["gpu"] = torch.cuda.get_device_name(device)

@@ -88,13 +88,17 @@ def test_one_batch_can_be_learnt(cls, options) -> None:
     network = cls(image_size=8, **options)
     images, labels = torch.randn(16, 1, 8, 8), torch.arange(16) % 10
     optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
-    for _ in range(150):
-        loss = F.cross_entropy(network(images), labels)
+    for step in range(1, 151):
+        loss = F.cross_entropy(network.train()(images), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    with torch.no_grad():
-        assert (network.eval()(images).argmax(dim=1) == labels).all()
+        if step % 25 == 0:
+            with torch.no_grad():
+                right = network.eval()(images).argmax(dim=1) == labels
+            if right.all():
+                return
+    pytest.fail(f"{int(right.sum())} of 16 images were learnt in 150 steps")
 
 
 @every_network

@@ -172,6 +172,8 @@ ROWS = (
     Row("LSTM over rows", "RNN"),
     Row("ViT, Muon", "ViT", optimizer="MuonAdamW"),
     Row("CNN, EMA", "CNN", flags=EMA),
+    Row("CNN, frozen, Muon, EMA", "CNN", optimizer="MuonAdamW", flags=(
+        *EMA, "--freeze=[stem.*, widen2.*]")),
     Row("MLP, sparse", "MLP", flags=SPARSE),
     Row("LSTM, sparse", "RNNLanguageModel", streams=True, flags=SPARSE),
     Row("GPT, sparse, EMA", "GPT", flags=(*SPARSE, *EMA)),

@@ -109,6 +109,37 @@ def test_a_moved_run_goes_on_and_knows_its_best(folder, monkeypatch) -> None:
     assert state["best_model_path"].startswith(str(there))
 
 
+def test_a_run_with_frozen_parts_goes_on_without_the_file_it_began_with(
+    folder, monkeypatch, capsys
+) -> None:
+    before = run_in(begun(folder("before", ROW["CNN"])))
+    fine_tuned = Row("", "CNN", optimizer="MuonAdamW", flags=ROW["CNN, EMA"].flags)
+    flags = ["--config", "config.yaml", *fine_tuned.flags, "--init_from", str(before),
+             "--freeze", "stem.*"]  # fmt: skip
+    whole = folder("whole", fine_tuned)
+    assert command(flags) == 0
+    stopped = folder("stopped", fine_tuned)
+    with monkeypatch.context() as patch:
+        stop_at(ImageClassification, 12, patch)
+        assert command(flags) == 143
+    shutil.rmtree(before)
+    resume = ["--resume", str(run_in(stopped))]
+    for other in (["--freeze", "head.*"], ["--init_from", "null"]):
+        assert command([*resume, *other]) == 2
+        assert f"{other[0][2:]} was" in capsys.readouterr().err
+    assert command(resume) == 0
+    assert not compare(whole, stopped)
+    records = [json.loads((run_in(f) / "run.json").read_text()) for f in (whole, stopped)]
+    assert records[0]["init_from"] == records[1]["init_from"]
+    assert records[0]["trainable_parameters"] == records[1]["trainable_parameters"] == 282_378
+
+
+def begun(folder: Path) -> Path:
+    """Take two steps, so that there is a run."""
+    assert command(["--config", "config.yaml", "--trainer.max_steps=2"]) == 0
+    return folder
+
+
 OWN_TASK = '''
 import torch, torchmetrics
 from lightning.pytorch import LightningModule
