@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 DESCRIPTION = """\
-Train an experiment again and again, each time with other values of the keys that a
-sweep file names, and keep the values that validate best. Trials that do worse than
-others are pruned; the test split is never looked at. The sweep file says what is
-searched: see configs/sweep/mnist_cnn.yaml. Any other key of project.train holds for
-every trial.
+Train an experiment again and again, each time with other values of the keys
+that a sweep file names, and keep the values that validate best. Trials that do
+worse than others are pruned; the test split is never looked at. The file says
+what is searched: see configs/sweep/mnist_cnn.yaml. Any other key of
+project.train holds for every trial.
 
 examples:
   python -m project.sweep --config configs/sweep/digits_cnn.yaml
@@ -18,8 +18,8 @@ examples:
   CUDA_VISIBLE_DEVICES=0,1 python -m project.sweep --processes 2 \\
     --config configs/sweep/mnist_cnn.yaml
 
-The same command again goes on after a stop or a kill: trials that have ended are
-kept, one that was under way goes on where it was. All of it is in
+The same command again goes on after a stop or a kill: trials that have ended
+are kept, one that was under way goes on where it was. All of it is in
 <runs_dir>/sweeps/<name of the sweep file>/: best.yaml for project.train,
 history.png, importance.png, and the runs and logs of the trials.
 """
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     form = argparse.ArgumentParser(
         prog="python -m project.sweep",
-        usage="%(prog)s --config FILE [--trials N] [--processes N] [--KEY VALUE]...",
+        usage="%(prog)s --config FILE [options] [--KEY VALUE]...",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import optuna.pruners
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from optuna.distributions import (
     BaseDistribution,
@@ -77,16 +78,22 @@ class Sweep:
 
     def trial_arguments(self, values: dict[str, Any]) -> list[str]:
         """Return what project.train is given for a trial; what was typed goes before `fixed`."""
-        typed = {key_of(argument) for argument in self.typed}
-        fixed = {key: value for key, value in self.asked.fixed.items() if key not in typed}
-        return self.full_arguments(fixed | values)
+        late = {
+            key: value
+            for key, value in self.asked.fixed.items()
+            if any(key.startswith(f"{outer}.") for outer in values)  # arguments of a searched class
+        }
+        early = {key: value for key, value in self.asked.fixed.items() if key not in late}
+        return [
+            *("--config", str(self.experiment)),
+            *flags(early),
+            *self.typed,
+            *flags(values | late),
+        ]
 
     def full_arguments(self, values: dict[str, Any]) -> list[str]:
         """Return the arguments of the experiment in full, that is without `fixed`."""
-        # A class before its arguments: a new optimizer would drop those that were set.
-        keys = sorted(values, key=lambda key: key.count("."))
-        flags = [f"--{key}={as_text(values[key])}" for key in keys]
-        return ["--config", str(self.experiment), *self.typed, *flags]
+        return ["--config", str(self.experiment), *self.typed, *flags(values)]
 
     def sampler(self, number: int) -> BaseSampler:
         """Return the sampler of one trial: what it draws needs no state from the trials before."""
@@ -110,8 +117,7 @@ def read_sweep(file: Path, typed: list[str]) -> Sweep:
     try:
         asked = file_parser().parse_string(file.read_text(encoding="utf-8"))  # 1e-3 is a number
     except ArgumentError as error:
-        classes = ["TPESampler", "RandomSampler"]
-        classes += [pruner.__name__ for pruner in BasePruner.__subclasses__()]
+        classes = ["TPESampler", "RandomSampler", *optuna.pruners.__all__]
         keys = [f"--{name}" for name in SweepFile.__dataclass_fields__]
         message = short_message(str(error), keys, classes).replace("--", "")
         raise UsageError(f"{file}: {message}") from error
@@ -142,8 +148,15 @@ def key_of(argument: str) -> str:
     return argument.removeprefix("--").partition("=")[0].removesuffix("+")
 
 
+def flags(values: dict[str, Any]) -> list[str]:
+    """Return `--key=value` for each, a class before its arguments: a new one would drop them."""
+    keys = sorted(values, key=lambda key: key.count("."))
+    return [f"--{key}={as_text(values[key])}" for key in keys]
+
+
 def as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    # jsonargparse reads {class_path: ...} as a Namespace.
+    return value if isinstance(value, str) else json.dumps(value, default=vars)
 
 
 def distribution(key: str, given: dict[str, Any]) -> BaseDistribution:
@@ -155,7 +168,7 @@ def distribution(key: str, given: dict[str, Any]) -> BaseDistribution:
     numbers = [given[name] for name in ("low", "high", "step") if name in given]
     try:
         if given.keys() == {"choices"}:
-            nested = (dict, list)
+            nested = (dict, list, Namespace)
             return CategoricalDistribution(
                 [as_text(c) if isinstance(c, nested) else c for c in given["choices"]]
             )
