@@ -202,59 +202,41 @@ def test_classes_and_their_arguments_are_searched_together(tmp_path) -> None:
     assert optimizer.init_args.lr == 0.5
 
 
-CRASH = """\
-import os, signal
-from lightning.pytorch import Callback
-class Crash(Callback):
-    def __init__(self, how: str):
-        self.how = how
-    def on_train_batch_end(self, *_):
-        if self.how == "raise":
-            raise RuntimeError("a bug in new code")
-        os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def crashing(how: str) -> list[dict]:
-    return [{"class_path": "own.Crash", "init_args": {"how": how}}]
-
-
-def test_a_trial_that_raises_or_is_killed_fails_and_the_sweep_goes_on(
-    tmp_path, monkeypatch, capsys
-) -> None:
-    (tmp_path / "own.py").write_text(CRASH)
+def test_a_killed_trial_fails_and_the_sweep_goes_on_with_the_next(tmp_path, monkeypatch) -> None:
+    (tmp_path / "own.py").write_text(
+        "import os, signal\n"
+        "from lightning.pytorch import Callback\n"
+        "class Crash(Callback):\n"
+        "    def on_train_batch_end(self, *_):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
-    choices = [None, crashing("raise"), crashing("kill")]
     file = write_sweep(
         tmp_path,
-        trials=2,
-        space={"trainer.callbacks": {"choices": choices}},
-        sampler={"class_path": "RandomSampler", "init_args": {"seed": 5}},
-        pruner="NopPruner",
+        trials=1,
+        space={"trainer.callbacks": {"choices": [None, [{"class_path": "own.Crash"}]]}},
+        sampler={"class_path": "RandomSampler", "init_args": {"seed": 3}},
     )
     assert main(command_line(file)) == 0
-    reasons = [t.user_attrs["error"] for t in trials_of(file) if t.state == TrialState.FAIL]
-    complete = [t for t in trials_of(file) if t.state == TrialState.COMPLETE]
-    assert len(complete) == 2
-    assert set(reasons) == {
-        "RuntimeError: a bug in new code",
-        "its process was ended by SIGKILL (out of memory?)",
-    }
-    assert "RuntimeError: a bug in new code" in capsys.readouterr().out
+    killed, complete = trials_of(file)
+    assert (killed.state, complete.state) == (TrialState.FAIL, TrialState.COMPLETE)
+    assert killed.user_attrs["error"] == "its process was ended by SIGKILL (out of memory?)"
 
 
 def test_failures_in_a_row_stop_the_sweep_with_their_reason(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr("project.sweeping.supervisor.FAILURES_IN_A_ROW", 1)
     file = write_sweep(tmp_path, space={"model.network.dropout": {"choices": [2.0]}})
     assert main(command_line(file)) == 1
-    assert "1 trials in a row failed, the last with" in capsys.readouterr().err
+    shown = capsys.readouterr()
+    assert "1 trials in a row failed, the last with UsageError: dropout" in shown.err
+    assert "failed" in shown.out
     assert [trial.state for trial in trials_of(file)] == [TrialState.FAIL]
 
 
 def test_two_processes_share_one_study_and_the_cores(tmp_path) -> None:
-    assert main(command_line(write_sweep(tmp_path), "--processes", "2", "--trials", "5")) == 0
+    assert main(command_line(write_sweep(tmp_path), "--processes", "2", "--trials", "3")) == 0
     trials = trials_of(tmp_path / "tiny.yaml")
-    assert sum(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in trials) == 5
+    assert sum(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in trials) == 3
     assert any(b.datetime_start < a.datetime_complete for a, b in pairwise(trials))
     for path in (tmp_path / "runs" / "sweeps" / "tiny" / "trials").glob("*/run.json"):
         assert json.loads(path.read_text())["hardware"]["torch_threads"] == 1

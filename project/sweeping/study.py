@@ -12,6 +12,7 @@ import yaml
 from optuna import Study
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from project.configuration import ProjectCLI
@@ -135,15 +136,16 @@ def end_trial(trial: Trial, state: TrialState, reason: str = "") -> FrozenTrial:
         state, reason = TrialState.FAIL, "no validation measured a finite number"
     if state == TrialState.FAIL:
         trial.set_user_attr("error", reason)
-    best = max if study.direction == optuna.study.StudyDirection.MAXIMIZE else min
+    best = max if study.direction == StudyDirection.MAXIMIZE else min
     value = best(finite) if state == TrialState.COMPLETE else None
     return study.tell(trial.number, value, state)
 
 
 def best_of(study: Study) -> FrozenTrial | None:
-    """Return the best of the complete trials, the first of equals."""
-    has_one = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return study.best_trial if has_one else None
+    """Return the best of the complete trials, the first of equals; None where there is none."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    best: Any = max if study.direction == StudyDirection.MAXIMIZE else min
+    return best(complete, key=lambda trial: trial.value, default=None)
 
 
 def write_best(study: Study, sweep: Sweep, base: ProjectCLI, folder: Path) -> None:

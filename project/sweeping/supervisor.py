@@ -203,7 +203,6 @@ class Supervisor:
         code = worker.process.exitcode
         if code in STOPPED:
             self.stop.exit_code = self.stop.exit_code or STOPPED[code]
-            worker.trial = None
         elif not self.stop.exit_code:
             self.end(worker, TrialState.FAIL, cause_of_death(code))
 
@@ -228,11 +227,13 @@ class Supervisor:
         worker.process.join()
 
     def dismiss(self) -> None:
-        """Let every worker end, and wait for it."""
+        """Let every worker end, and wait for it; one with a trial saves its run."""
         for worker in filter(None, self.workers):
+            if worker.trial is not None:  # after an error here
+                worker.process.terminate()
             with suppress(OSError):
                 worker.connection.send(None)
-            worker.connection.close()  # of a worker with a trial, the run is saved
+            worker.connection.close()
             worker.process.join()
 
     def kill(self) -> None:
