@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from itertools import pairwise
 from pathlib import Path
 
 import optuna
@@ -18,7 +17,14 @@ from optuna.trial import FrozenTrial, TrialState
 from project.configuration import CONFIGS, ProjectCLI
 from project.sweep import main, parser
 from project.sweeping.space import check, read_sweep
-from project.sweeping.study import storage_of
+from project.sweeping.study import (
+    begin_trial,
+    end_trial,
+    going_on,
+    open_study,
+    storage_of,
+    validated,
+)
 
 SWEEPS = sorted(p for p in (CONFIGS / "sweep").glob("*.yaml") if p.stem != "wandb")
 TINY = """\
@@ -202,7 +208,47 @@ def test_classes_and_their_arguments_are_searched_together(tmp_path) -> None:
     assert optimizer.init_args.lr == 0.5
 
 
-def test_a_killed_trial_fails_and_the_sweep_goes_on_with_the_next(tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("pruner", ["MedianPruner", "HyperbandPruner"])
+def test_what_is_drawn_and_pruned_does_not_depend_on_restarts(tmp_path, pruner) -> None:
+    arguments = {"max_resource": 9} if pruner == "HyperbandPruner" else {}
+    file = write_sweep(tmp_path, pruner={"class_path": pruner, "init_args": arguments})
+    sweep = read_sweep(file, [])
+    base = check(sweep)
+    found = []
+    for restarts in (False, True):
+        folder = tmp_path / f"restarts-{restarts}"
+        folder.mkdir()
+        study = open_study(sweep, base, folder)
+        for _ in range(12):
+            begin_trial(study, sweep)
+            if restarts:
+                study = open_study(sweep, base, folder)
+            (trial,) = going_on(study)
+            state = TrialState.COMPLETE
+            for step in range(1, 10):
+                value = step * trial.params["model.optimizer.lr"] / trial.params["data.batch_size"]
+                if validated(trial, step, value):
+                    state = TrialState.PRUNED
+                    break
+            end_trial(trial, state)
+        found.append([(t.params, t.state, t.value) for t in study.trials])
+    assert found[0] == found[1]
+    assert {state for _, state, _ in found[0]} == {TrialState.COMPLETE, TrialState.PRUNED}
+
+
+def test_failures_in_a_row_stop_the_sweep_with_their_reason(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("project.sweeping.supervisor.FAILURES_IN_A_ROW", 1)
+    file = write_sweep(tmp_path, space={"model.network.dropout": {"choices": [2.0]}})
+    assert main(command_line(file)) == 1
+    shown = capsys.readouterr()
+    assert "1 trials in a row failed, the last with UsageError: dropout probability" in shown.err
+    assert "failed" in shown.out
+    assert [trial.state for trial in trials_of(file)] == [TrialState.FAIL]
+
+
+def test_two_processes_share_a_study_and_one_that_is_killed_takes_its_trial_alone(
+    tmp_path, monkeypatch
+) -> None:
     (tmp_path / "own.py").write_text(
         "import os, signal\n"
         "from lightning.pytorch import Callback\n"
@@ -213,31 +259,16 @@ def test_a_killed_trial_fails_and_the_sweep_goes_on_with_the_next(tmp_path, monk
     monkeypatch.syspath_prepend(str(tmp_path))
     file = write_sweep(
         tmp_path,
-        trials=1,
+        trials=2,
         space={"trainer.callbacks": {"choices": [None, [{"class_path": "own.Crash"}]]}},
         sampler={"class_path": "RandomSampler", "init_args": {"seed": 3}},
     )
-    assert main(command_line(file)) == 0
-    killed, complete = trials_of(file)
-    assert (killed.state, complete.state) == (TrialState.FAIL, TrialState.COMPLETE)
+    assert main(command_line(file, "--processes", "2")) == 0
+    killed, *others = trials_of(file)
+    assert killed.state == TrialState.FAIL
     assert killed.user_attrs["error"] == "its process was ended by SIGKILL (out of memory?)"
-
-
-def test_failures_in_a_row_stop_the_sweep_with_their_reason(tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("project.sweeping.supervisor.FAILURES_IN_A_ROW", 1)
-    file = write_sweep(tmp_path, space={"model.network.dropout": {"choices": [2.0]}})
-    assert main(command_line(file)) == 1
-    shown = capsys.readouterr()
-    assert "1 trials in a row failed, the last with UsageError: dropout" in shown.err
-    assert "failed" in shown.out
-    assert [trial.state for trial in trials_of(file)] == [TrialState.FAIL]
-
-
-def test_two_processes_share_one_study_and_the_cores(tmp_path) -> None:
-    assert main(command_line(write_sweep(tmp_path), "--processes", "2", "--trials", "3")) == 0
-    trials = trials_of(tmp_path / "tiny.yaml")
-    assert sum(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in trials) == 3
-    assert any(b.datetime_start < a.datetime_complete for a, b in pairwise(trials))
+    assert [trial.state for trial in others] == [TrialState.COMPLETE] * 2
+    assert others[0].datetime_start < killed.datetime_complete
     for path in (tmp_path / "runs" / "sweeps" / "tiny" / "trials").glob("*/run.json"):
         assert json.loads(path.read_text())["hardware"]["torch_threads"] == 1
 

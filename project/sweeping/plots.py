@@ -69,7 +69,7 @@ def importance(study: Study, monitor: str) -> Figure:
     keys = list(reversed(shares))  # the greatest on top
     bars = axes.barh(keys, [shares[key] for key in keys], color="tab:blue")
     axes.bar_label(bars, fmt="%.2f", padding=3)
-    axes.set(xlim=(0, 1.1), xlabel=f"importance for {monitor} (shares of 1)")
+    axes.set(xlim=(0, 1.1), xlabel=f"share of the differences in {monitor}")
     return figure
 
 
