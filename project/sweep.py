@@ -43,6 +43,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (UsageError, RunError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
+    except OSError as error:  # such as a full disk; what has ended is kept
+        print(f"error: {error.filename or options.runs_dir}: {error.strerror}", file=sys.stderr)
+        return 1
 
 
 def parser() -> argparse.ArgumentParser:

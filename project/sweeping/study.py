@@ -4,6 +4,7 @@ One process writes it, the supervisor, which holds the sweep's lock.
 """
 
 import math
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -153,10 +154,13 @@ def write_best(study: Study, sweep: Sweep, base: ProjectCLI, folder: Path) -> No
     best = best_of(study)
     assert best is not None
     arguments = [*sweep.full_arguments(best.params), "--runs_dir", str(folder.parent.parent)]
-    header = (
-        f"# Trial {best.number} of a sweep, {base.config.best.monitor} {best.value:.6g}"
-        f"{' in shortened trials' if sweep.asked.fixed else ''}; here the experiment is in full.\n"
-        f"#   python -m project.sweep --config {sweep.file}\n"
-        f"#   python -m project.train --config {folder / 'best.yaml'}\n"
-    )
-    replace_text(folder / "best.yaml", header + complete_config(parsed(base, arguments)))
+    typed = shlex.join(["--config", str(sweep.file), *sweep.typed])
+    header = [
+        f"Trial {best.number} of a sweep, {base.config.best.monitor} {best.value:.6g}. Here is the",
+        "experiment without the `fixed` keys of the sweep, with the values of the trial and with",
+        "what was typed.",
+        f"  python -m project.sweep {typed}",
+        f"  python -m project.train --config {folder / 'best.yaml'}",
+    ]
+    comment = "".join(f"# {line}\n" for line in header)
+    replace_text(folder / "best.yaml", comment + complete_config(parsed(base, arguments)))

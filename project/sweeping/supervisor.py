@@ -56,23 +56,24 @@ def sweep(options: argparse.Namespace, typed: list[str]) -> int:
         RunError: If too many trials failed in a row.
     """
     quieten_lightning()
-    asked = read_sweep(options.config, typed)
-    base = check(asked)
-    folder = options.runs_dir / "sweeps" / asked.name
+    plan = read_sweep(options.config, typed)
+    base = check(plan)
+    monitor = base.config.best.monitor
+    folder = options.runs_dir / "sweeps" / plan.name
     try:
         (folder / "trials").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{folder} cannot be created: {error.strerror}; set --runs_dir") from error
     with sole_user(folder, "sweep"):
-        study = open_study(asked, base, folder)
-        table = Table(asked, study, base.config.best.monitor, options.trials or asked.asked.trials)
-        crew = Supervisor(asked, base, study, folder, table, options.processes)
+        study = open_study(plan, base, folder)
+        table = Table(plan, study, monitor, options.trials or plan.asked.trials)
+        crew = Supervisor(plan, base, study, folder, table, options.processes)
         with crew.stop.listening(at_once=crew.kill), table.showing(folder):
             try:
                 crew.run()
             finally:
                 crew.dismiss()
-        table.close(folder, plot(study, base.config.best.monitor, folder))
+        table.close(folder, plot(study, monitor, folder))
     if crew.failures >= FAILURES_IN_A_ROW:
         raise RunError(
             f"{crew.failures} trials in a row failed, the last with {crew.last_reason} "
@@ -83,7 +84,7 @@ def sweep(options: argparse.Namespace, typed: list[str]) -> int:
     return crew.stop.exit_code
 
 
-@dataclass
+@dataclass(eq=False)
 class Worker:
     """A process that trains, and the trial that it has."""
 
@@ -169,7 +170,7 @@ class Supervisor:
         gpus = visible_gpus()
         gpu = gpus[place % len(gpus)] if gpus else None
         threads = max(1, torch.get_num_threads() // self.processes) if self.processes > 1 else None
-        context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads as locks
+        context = multiprocessing.get_context("spawn")  # a fork of torch's threads hangs
         here, there = context.Pipe()
         process = context.Process(target=work, args=(there, gpu, threads))
         # Ctrl-C reaches all processes of a terminal: a worker listens while it has a run to save.
