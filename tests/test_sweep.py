@@ -25,6 +25,7 @@ from project.sweeping.study import (
     storage_of,
     validated,
 )
+from project.sweeping.supervisor import visible_gpus
 
 SWEEPS = sorted(p for p in (CONFIGS / "sweep").glob("*.yaml") if p.stem != "wandb")
 TINY = """\
@@ -271,6 +272,17 @@ def test_two_processes_share_a_study_and_one_that_is_killed_takes_its_trial_alon
     assert others[0].datetime_start < killed.datetime_complete
     for path in (tmp_path / "runs" / "sweeps" / "tiny" / "trials").glob("*/run.json"):
         assert json.loads(path.read_text())["hardware"]["torch_threads"] == 1
+
+
+@pytest.mark.parametrize(
+    ("variable", "gpus"), [(None, ["0", "1"]), ("3,GPU-8a", ["3", "GPU-8a"]), ("5", ["5"])]
+)
+def test_gpus_are_those_that_the_shell_allows(monkeypatch, variable, gpus) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: len(gpus))
+    assert visible_gpus() == gpus
 
 
 def start(file: Path, *more: str) -> subprocess.Popen:

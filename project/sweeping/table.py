@@ -27,8 +27,9 @@ class Table:
         self.study = study
         self.monitor = monitor
         self.trials = trials
+        self.width = max(8, len(monitor))
         self.columns = {
-            key: (name, max(len(name), 8, *(len(shown(value)) for value in ends(sweep.space[key]))))
+            key: (name, max(len(name), 9, *(len(shown(value)) for value in ends(sweep.space[key]))))
             for key, name in short_names(list(sweep.space)).items()
         }
         self.console = Console(markup=False, highlight=False, soft_wrap=True)
@@ -50,7 +51,7 @@ class Table:
         if count := len(self.study.get_trials(deepcopy=False)):
             self.console.print(f"going on with {folder}, where {count} trials have begun")
         names = "  ".join(f"{name:>{width}}" for name, width in self.columns.values())
-        self.console.print(f"trial  {self.monitor:>12}  {'best':>8}  {names}  seconds")
+        self.console.print(f"trial  {self.monitor:>{self.width}}  {'best':>8}  {names}  seconds")
         with self.bar:
             yield
 
@@ -66,7 +67,9 @@ class Table:
             f"{shown(trial.params[key]):>{width}}" for key, (_, width) in self.columns.items()
         )
         best_value = "" if best is None else f"{best.value:.4f}"
-        line = f"{trial.number:>5}  {value:>12}  {best_value:>8}  {values}  {seconds:>7.1f}"
+        line = (
+            f"{trial.number:>5}  {value:>{self.width}}  {best_value:>8}  {values}  {seconds:>7.1f}"
+        )
         if trial.state == TrialState.PRUNED:
             line += f"  after {len(trial.intermediate_values)} validations"
         if trial.state == TrialState.FAIL:
