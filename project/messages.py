@@ -55,6 +55,12 @@ def short_message(text: str, options: list[str], classes: Iterable[str]) -> str:
     return " ".join([key, *text.split()] if keys else text.split())[:300]
 
 
+def said_by_a_class(text: str) -> str:
+    """Return what the constructor of a class refused, out of jsonargparse's page around it."""
+    found = re.search(r"Errors:\s+- (.*?)\n\s+- Expected", text, re.DOTALL)
+    return found[1] if found else text
+
+
 def class_at(text: str, place: re.Match[str]) -> str | None:
     """Return the import path of the class that refused the option found at `place`."""
     if beside := re.search(r"Namespace\(class_path='([^']+)'", place[0]):

@@ -14,7 +14,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from project.configuration import ProjectCLI, class_help, help_of_everything
-from project.messages import RunError, UsageError
+from project.messages import RunError, UsageError, said_by_a_class
 from project.training.checkpoint import imports_limited_to
 from project.training.initial_weights import prepare_network
 from project.training.repetitions import numbers, train_repeatedly
@@ -101,7 +101,7 @@ def build(arguments: list[str]) -> ProjectCLI:
         cli = ProjectCLI(arguments)
         rehearse(cli.model, cli.datamodule)
     except (ValueError, OSError) as error:  # a number out of range, a file that is not there
-        raise UsageError(str(error)) from error
+        raise UsageError(said_by_a_class(str(error))) from error
     if cli.config.checkpoint_minutes < 0:
         raise UsageError(
             f"checkpoint_minutes {cli.config.checkpoint_minutes} must be 0 or more; 0 saves before "

@@ -75,22 +75,26 @@ class StoppedRun:
 
 
 @contextmanager
-def sole_user(directory: Path) -> Iterator[None]:
+def sole_user(directory: Path, what: str = "run", seconds: float = 0) -> Iterator[None]:
     """Keep other processes from resuming a run that goes on; the lock ends with the process.
 
+    Args:
+        what: Is in the directory, a run or a sweep.
+        seconds: To wait for another process to end.
+
     Raises:
-        UsageError: If another process has the run.
+        UsageError: If another process has it.
     """
     if process_rank() != 0:
         yield
         return
     lock = FileLock(directory / ".lock")
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=seconds)
     except Timeout as error:
         raise UsageError(
-            f"the run {str(directory)!r} is still going on in another process; stop that one first "
-            f"(or delete {str(directory / '.lock')!r}, if it ended with another machine)"
+            f"the {what} {str(directory)!r} is still going on in another process; stop that one "
+            f"first (or delete {str(directory / '.lock')!r}, if it ended with another machine)"
         ) from error
     try:
         yield
