@@ -1,7 +1,6 @@
 """Test a trained run again: with the data inside its checkpoint, or with others."""
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -52,6 +51,7 @@ def run(options: argparse.Namespace, changes: list[str], typed: list[str]) -> No
     """
     from project.training.command import quieten_lightning
     from project.training.evaluation import evaluate, keep
+    from project.training.run_directory import command_line
 
     for change in changes:
         if change.startswith("-") and not change.startswith("--data."):
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace, changes: list[str], typed: list[str]) -> No
         options.precision,
         options.allow,
     )
-    found = {"command": shlex.join(["python", "-m", "project.evaluate", *typed]), **found}
+    found = {"command": command_line("evaluate", typed), **found}
     print(table(found))
     path = keep(options.run, options.output, found)
     print(f"kept in {path}" if path else "not kept: --output FILE says where to")
