@@ -10,14 +10,14 @@ from project.command_line import command_form, exit_code_of
 from project.messages import RunError, UsageError
 
 DESCRIPTION = """\
-Open TensorBoard on a folder of runs: curves, learning rates, confusion matrices, mistakes,
-written text, configurations, and hyper-parameters beside what they led to. It shows runs
-that go on while they do. Ctrl-C ends it.
+Open TensorBoard on a folder of runs: curves, learning rates, confusion
+matrices, mistakes, written text, configurations, and hyper-parameters beside
+what they led to. It shows runs that go on while they do. Ctrl-C ends it.
 
 examples:
   python -m project.dashboard
   python -m project.dashboard runs/sweeps/mnist_cnn/trials --port 7007
-  python -m project.dashboard --host 0.0.0.0 --no_browser     (from another machine)
+  python -m project.dashboard --host 0.0.0.0 --no_browser
 """
 
 

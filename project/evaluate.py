@@ -9,9 +9,10 @@ from project.command_line import add_run, command_form, exit_code_of
 from project.messages import UsageError
 
 DESCRIPTION = """\
-Rebuild task, network and data from what is inside a checkpoint, measure it on a split,
-print a table with 95 % intervals, and add it to evaluation.json in the run. Data that
-lie elsewhere on this machine are found by DATA_DIR or --data.root.
+Rebuild task, network and data from what is inside a checkpoint, measure it on
+a split, print a table with 95 % intervals, and add it to evaluation.json in
+the run. Data that lie elsewhere on this machine are found by DATA_DIR or
+--data.root.
 
 examples:
   python -m project.evaluate runs/<run>
