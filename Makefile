@@ -2,6 +2,7 @@
 # make test    environment, then the tests
 # make kill-matrix   kill and resume 313 runs, and compare them bit by bit (about 8 minutes)
 # make fault-cases   what goes wrong with a run, and the answer to each, as a table
+# make walk    every command once, on embedded data, as a user types them (under five minutes)
 #
 # The environment is .venv, made from requirements.lock (uv if it is there, else pip). A second
 # call installs nothing. Choose the interpreter with PYTHON=python3.12. On Linux the locked torch
@@ -12,7 +13,7 @@ TORCH ?=
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 INSTALLED := .venv/installed
 
-.PHONY: install train test test-slow kill-matrix fault-cases lint lock clean
+.PHONY: install train test test-slow kill-matrix fault-cases walk lint lock clean
 
 train: install
 	$(BIN)/python -m project.train $(ARGS)
@@ -28,6 +29,9 @@ kill-matrix: install
 
 fault-cases: install
 	$(BIN)/python tests/reliability/test_fault_cases.py
+
+walk: install
+	$(BIN)/python tests/walk.py
 
 lint: install
 	$(BIN)/ruff check .

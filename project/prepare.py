@@ -5,6 +5,7 @@ import shlex
 import sys
 import time
 
+from project.command_line import command_form
 from project.data.corpora import Corpus, PythonDocs, TextCorpus, TinyShakespeare
 from project.data.download import data_root
 from project.data.token_files import Cleaning, Preparation, TokenFile, prepare, token_cache
@@ -48,12 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    form = argparse.ArgumentParser(
-        prog="python -m project.prepare",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    form = command_form("prepare", DESCRIPTION)
     form.add_argument(
         "text", help="a text file, a folder of .txt files, PythonDocs, TinyShakespeare"
     )

@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from project.command_line import command_form, exit_code_of
+
 DESCRIPTION = """\
 Train an experiment again and again, each time with other values of the keys
 that a sweep file names, and keep the values that validate best. Trials that do
@@ -32,30 +34,18 @@ def main(arguments: list[str] | None = None) -> int:
     after Ctrl-C and 143 after SIGTERM or SIGUSR1.
     """
     options, keys = parser().parse_known_args(arguments)
-    from project.messages import RunError, UsageError
 
-    try:
-        from project.sweeping.supervisor import sweep
+    def search() -> int:
+        from project.sweeping.supervisor import sweep  # imports torch: not needed for the help
 
         return sweep(options, keys)
-    except KeyboardInterrupt:  # before there is a trial that could be saved
-        return 130
-    except (UsageError, RunError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
-    except OSError as error:  # such as a full disk; what has ended is kept
-        print(f"error: {error.filename or options.runs_dir}: {error.strerror}", file=sys.stderr)
-        return 1
+
+    return exit_code_of(search)
 
 
 def parser() -> argparse.ArgumentParser:
-    form = argparse.ArgumentParser(
-        prog="python -m project.sweep",
-        usage="%(prog)s --config FILE [options] [--KEY VALUE]...",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    form = command_form("sweep", DESCRIPTION)
+    form.usage = "%(prog)s --config FILE [options] [--KEY VALUE]..."
     form.add_argument("--config", metavar="FILE", type=Path, required=True, help="the sweep file")
     form.add_argument("--trials", metavar="N", type=positive, help="instead of the file's number")
     form.add_argument(

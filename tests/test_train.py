@@ -6,14 +6,18 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from lightning.pytorch import LightningModule
 
 from project.configuration import CONFIGS, ProjectCLI
+from project.data.image_sets import Digits
+from project.tasks.image_classification import ImageClassification
 from project.train import HELP, main
 from project.training.command import command, general_options
+from project.training.outcomes import load_outcomes
 
 SHORT = ["--trainer.max_epochs=2", "--trainer.accelerator=cpu"]
 
@@ -143,9 +147,14 @@ def test_two_processes_measure_the_same_test_set(tmp_path) -> None:
     (path,) = (tmp_path / "runs").glob("*/run.json")  # one directory for both processes
     record = json.loads(path.read_text())
     assert record["metrics"]["test"]["accuracy"]["count"] == 359
+    outcomes = load_outcomes(path.parent, "test")  # in the order of the data, of no process
+    _, test = Digits().load(tmp_path)
+    assert outcomes["labels"].tolist() == test.labels.tolist()
 
     checkpoint = path.parent / "checkpoints" / "best.ckpt"
-    task = LightningModule.load_from_checkpoint(checkpoint, weights_only=True, map_location="cpu")
+    task = ImageClassification.load_from_checkpoint(
+        checkpoint, weights_only=True, map_location="cpu"
+    )
     data = ProjectCLI(["--config", str(path.parent / "config.yaml")]).datamodule
     data.setup("test")
     with torch.no_grad():
@@ -347,7 +356,7 @@ def test_two_processes_train_and_measure_a_text_as_one_does(tmp_path, streams) -
              "--data.eval_batch_size=6", "--model.sample_tokens=0"]  # fmt: skip
     one = ["--trainer.devices=1", "--data.batch_size=4", "--data.eval_batch_size=12"]
     two = ["--trainer.devices=2", "--data.batch_size=2", "--trainer.strategy=ddp"]
-    losses = []
+    losses, outcomes = [], []
     for i, options in enumerate((one, two)):
         runs = tmp_path / f"runs{i}"
         command = [sys.executable, "-m", "project.train", *small, *options, "--runs_dir", str(runs)]
@@ -355,6 +364,8 @@ def test_two_processes_train_and_measure_a_text_as_one_does(tmp_path, streams) -
         assert result.returncode == 0, result.stderr[-3000:]
         (path,) = runs.glob("*/run.json")
         losses.append(json.loads(path.read_text())["metrics"]["test"]["loss"])
+        outcomes.append(load_outcomes(path.parent, "test")["losses"])
     assert losses[0]["count"] == losses[1]["count"]
     assert losses[0]["value"] == pytest.approx(losses[1]["value"], rel=1e-5)
+    np.testing.assert_allclose(outcomes[0], outcomes[1], rtol=1e-3)  # token by token
     assert losses[0]["value"] < 5.5  # it has learnt: ln 256 is 5.545

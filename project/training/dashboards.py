@@ -131,7 +131,7 @@ def log_text(loggers: Iterable[Logger], name: str, text: str, step: int) -> None
         elif isinstance(logger, TensorBoardLogger):
             logger.experiment.add_text(name, f"```\n{text}\n```", step)
         elif isinstance(logger, WandbLogger):
-            logger.experiment.log({name: html(text)})
+            logger.experiment.log({name: html(text), "trainer/global_step": step})
         elif isinstance(logger, MLFlowLogger):
             logger.experiment.log_text(logger.run_id, text, f"{name}_{step}.txt")
 
@@ -151,6 +151,6 @@ def log_picture(loggers: Iterable[Logger], name: str, picture: Picture, step: in
         elif isinstance(logger, TensorBoardLogger):
             logger.experiment.add_image(name, picture, step, dataformats="HWC")
         elif isinstance(logger, WandbLogger):
-            logger.log_image(name, [picture])
+            logger.log_image(name, [picture], step)
         elif isinstance(logger, MLFlowLogger):
             logger.experiment.log_image(logger.run_id, picture, f"{name}_{step}.png")

@@ -283,7 +283,8 @@ def measure_best(
         metrics[split] = found | getattr(task, "measured", {})
         if trainer.is_global_zero:
             save_outcomes(checkpoint.parent.parent, split, getattr(task, "outcomes", {}))
-            log_outcomes(loggers, task, data, split, trainer.global_step)
+            if measure_test:  # nobody looks at the pictures of every trial of a sweep
+                log_outcomes(loggers, task, data, split, trainer.global_step)
     trainer.loggers = loggers
     return metrics
 
