@@ -105,8 +105,8 @@ def typed(name: str, text: str) -> list[str]:
 
 def cell(name: str, runs: list[Any]) -> tuple[str, str, str, str, str, str]:
     """Return data, parameters, runs, result, interval and training time of one cell."""
-    from project.comparison.leaderboard import board_of, figure_of, name_of_data
-    from project.comparison.runs import Group
+    from project.comparison.leaderboard import board_of, figure_of
+    from project.comparison.runs import Group, name_of_data
     from project.comparison.tables import seconds_of, shown, shown_interval
 
     if not runs:

@@ -10,7 +10,7 @@ from pathlib import Path
 # Okabe & Ito 2008: told apart also by those who see few colours.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#8c564b")
 WIDTH, HEIGHT = 460, 260
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 40  # margins of the plot, in pixels
+LEFT, RIGHT, TOP, BOTTOM = 56, 28, 12, 40  # margins of the plot, in pixels
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,16 @@ def read_curve(directory: Path, metric: str) -> list[tuple[float, float]]:
 def plot(title: str, curves: Sequence[Curve], percent: bool = False) -> str:
     """Return an SVG figure of the curves over optimizer steps; a text where there are none.
 
-    The first tenth of the steps does not stretch the vertical axis.
+    The first tenth of a curve does not stretch the vertical axis.
     """
     factor = 100.0 if percent else 1.0
     curves = [
         Curve(c.label, c.colour, [(x, factor * y) for x, y in c.points]) for c in curves if c.points
     ]
     if not curves:
-        return f"<p>No {escape(title)} was logged.</p>"
+        return f"<figure><figcaption>{escape(title)}</figcaption>none was logged</figure>"
     last = max(x for curve in curves for x, _ in curve.points)
-    settled = [y for curve in curves for x, y in curve.points if x >= last / 10]
+    settled = [y for curve in curves for x, y in curve.points if x >= curve.points[-1][0] / 10]
     low, high = min(settled), max(settled)
     margin = 0.05 * (high - low) or max(abs(high) * 0.05, 1e-6)
     low, high = low - margin, high + margin
