@@ -34,13 +34,18 @@ def test_mcnemar_is_the_exact_binomial_test(only_first, only_second) -> None:
 
 
 def test_mcnemar_gives_what_a_textbook_does() -> None:
-    # 59 against 16 of 331 in Bonett & Price 2012; their adjusted interval of the difference.
-    found = mcnemar(*classifiers(59, 16, 212, 44))
-    a, b, n = 60 / 333, 17 / 333, 333
-    spread = 1.96 * ((a + b - (a - b) ** 2) / n) ** 0.5
-    assert found.interval == pytest.approx((a - b - spread, a - b + spread), abs=1e-4)
-    # Statsmodels' and R's example of approval, 794 and 570 right, 150 and 86 apart: 3.7e-05.
-    assert mcnemar(*classifiers(86, 150, 794, 570)).p_value == pytest.approx(3.716e-05, rel=1e-3)
+    # Agresti, Categorical Data Analysis, 10.1: approval in two surveys of the same 1,600 people.
+    found = mcnemar(*classifiers(150, 86, 794, 570))
+    assert found.p_value == pytest.approx(3.716e-05, rel=1e-3)
+    assert found.difference == 0.04
+    assert found.interval == pytest.approx((0.02, 0.06), abs=2e-3)
+
+
+def test_interval_of_mcnemar_adds_one_to_each_kind_of_disagreement() -> None:
+    low, high = mcnemar(*classifiers(9, 0, 20, 1)).interval  # of 30
+    a, b = 10 / 32, 1 / 32
+    spread = 1.96 * ((a + b - (a - b) ** 2) / 32) ** 0.5
+    assert (low, high) == pytest.approx((a - b - spread, a - b + spread), abs=1e-4)
 
 
 @pytest.mark.parametrize("shares", [(0.02, 0.02), (0.08, 0.03), (0.2, 0.1)])
