@@ -75,7 +75,7 @@ def plot(title: str, curves: Sequence[Curve], percent: bool = False) -> str:
         ends = f'x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"'
         parts.append(f'<line class="grid" {ends}/>')
         parts.append(f'<text class="end" x="{LEFT - 6}" y="{y + 4:.1f}">{value:g}</text>')
-    for value in ticks(0, last):
+    for value in ticks(0, last, about=4):
         x, y = place(value, low)
         parts.append(f'<text class="middle" x="{x:.1f}" y="{y + 18:.1f}">{value:,g}</text>')
     for curve in curves:
@@ -94,6 +94,6 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     """Return round numbers in [low, high], about as many as wanted."""
     raw = (high - low) / about
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(s * power for s in (1, 2, 5, 10) if s * power >= raw)
+    step = power * min((1, 2, 5, 10), key=lambda s: abs(math.log(s * power / raw)))
     first = math.ceil(low / step)
     return [round(i * step, 10) for i in range(first, math.floor(high / step) + 1)]

@@ -116,7 +116,10 @@ def figure_of(group: Group, split: str, metric: str) -> Figure | None:
         return None
     if len(values) == 1:
         return Figure(values[0], None, group.runs[0].interval(split, metric))
-    return Figure(statistics.fmean(values), statistics.stdev(values), seed_interval(values))
+    interval = seed_interval(values)
+    if interval is not None and metric == "accuracy":  # Student's t knows no bounds
+        interval = max(0.0, interval[0]), min(1.0, interval[1])
+    return Figure(statistics.fmean(values), statistics.stdev(values), interval)
 
 
 def compare(first: Group, second: Group, split: str) -> Comparison | None:

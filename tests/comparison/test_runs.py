@@ -189,6 +189,12 @@ def test_images_are_ranked_by_validation_and_not_by_test(tmp_path) -> None:
     assert [values_of(group) for group in board.groups] == [[0.7], [0.8], [0.9]]
 
 
+def test_interval_of_an_accuracy_over_seeds_is_one_of_accuracies(tmp_path) -> None:
+    for seed, test in enumerate((0.2, 0.95)):
+        write_run(tmp_path, test=test, seed=seed)
+    assert " 0.00-100.00" in text_of(boards_of(tmp_path), Counter())
+
+
 def test_a_text_is_ranked_by_the_least_loss_and_the_mean_of_seeds_counts(tmp_path) -> None:
     for width, seed, val in ((1, 0, 1.0), (1, 1, 3.0), (2, 0, 1.9), (3, 0, 2.1)):
         write_run(tmp_path, val, seed=seed, config={"width": width}, metric="loss", data=TEXT)
@@ -291,7 +297,9 @@ def test_a_difference_on_the_test_split_is_tested_with_a_correction_for_its_numb
     assert [one.difference for one in found if one] == pytest.approx([0.04, 7 / 300])
     text = text_of([board], Counter())
     assert "1 against 2: better, +4.00 points" in text
+    assert "p = 0.00098\n" in text  # the adjusted one
     assert "McNemar's exact test on 300 images: 12 only the first has right, 0 only the" in text
+    assert max(map(len, text.splitlines())) <= 80
 
 
 def test_the_first_by_validation_may_be_worse_on_the_test_split(tmp_path) -> None:
