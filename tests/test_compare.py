@@ -208,8 +208,8 @@ def test_curves_are_those_of_the_runs_inside_their_plots(runs, written) -> None:
     assert figures == ["val/accuracy, %", "train/loss", "val/loss", "train/loss"]
     plots = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
     num_points = []
-    for plot in plots:
-        lines = re.findall(r'<polyline points="([^"]*)"', plot)
+    for svg in plots:
+        lines = re.findall(r'<polyline points="([^"]*)"', svg)
         points = [[tuple(map(float, p.split(","))) for p in line.split()] for line in lines]
         num_points.append([len(line) for line in points])
         for x, y in (point for line in points for point in line):
@@ -241,12 +241,13 @@ def test_ticks_are_three_to_eight_round_numbers_inside(low, width) -> None:
 
 
 def test_the_start_of_a_run_does_not_squeeze_its_end() -> None:
-    steep = [(1.0, 1000.0), *((float(step), 1.0 + 1 / step) for step in range(100, 1001))]
+    steep = [(1.0, 1000.0), (2.0, 900.0), *((float(step), 1.0 + 1 / step) for step in range(100, 1001))]
     short = [(1.0, 500.0), (10.0, 1.05), (30.0, 1.02)]  # ended before a tenth of the other
     drawn = plot("loss", [Curve("a", "#000", steep), Curve("b", "#000", short)])
     labels = [float(text) for text in re.findall(r'class="end"[^>]*>([^<]*)<', drawn)]
     assert max(labels) < 2
-    (_, line) = re.findall(r'points="([^"]*)"', drawn)
+    (other, line) = re.findall(r'points="([^"]*)"', drawn)
+    assert [point.split(",")[1] for point in other.split()].count(f"{TOP:.1f}") == 1
     heights = [float(point.split(",")[1]) for point in line.split()]
     assert heights[0] == pytest.approx(TOP)
     assert heights[1] < heights[2] < HEIGHT - BOTTOM
@@ -335,13 +336,13 @@ def test_a_browser_shows_the_page_on_a_screen_and_on_a_phone(
     names = [row[0].strip() for table in found["tables"] for row in table]
     assert any(NASTY in name for name in names)
     assert found["tables"][0][0][:4] == ["experiment", "runs", "validation", "test"]
-    assert [len(plot["lines"]) for plot in found["plots"]] == [3, 3, 1, 1]
-    for plot in found["plots"]:
-        left, top, right, bottom = plot["svg"]
+    assert [len(drawn["lines"]) for drawn in found["plots"]] == [3, 3, 1, 1]
+    for drawn in found["plots"]:
+        left, top, right, bottom = drawn["svg"]
         assert right - left > 300
         assert right <= width
         assert bottom - top > 150
-        assert all(inside(box, plot["svg"]) for box in plot["lines"] + plot["texts"])
+        assert all(inside(box, drawn["svg"]) for box in drawn["lines"] + drawn["texts"])
     assert found["textSize"] >= 10  # pixels: it can be read
 
 

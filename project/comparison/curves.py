@@ -46,7 +46,8 @@ def read_curve(directory: Path, metric: str) -> list[tuple[float, float]]:
 def plot(title: str, curves: Sequence[Curve], percent: bool = False) -> str:
     """Return an SVG figure of the curves over optimizer steps; a text where there are none.
 
-    The first tenth of a curve does not stretch the vertical axis.
+    The first tenth of a curve does not stretch the vertical axis; what is above or below that is
+    left out where a curve begins, and lies on the edge later.
     """
     factor = 100.0 if percent else 1.0
     curves = [
@@ -79,7 +80,9 @@ def plot(title: str, curves: Sequence[Curve], percent: bool = False) -> str:
         x, y = place(value, low)
         parts.append(f'<text class="middle" x="{x:.1f}" y="{y + 18:.1f}">{value:,g}</text>')
     for curve in curves:
-        points = " ".join("{:.1f},{:.1f}".format(*place(x, y)) for x, y in curve.points)
+        entry = next(i for i, (_, y) in enumerate(curve.points) if low <= y <= high)
+        shown = curve.points[max(0, entry - 1) :]
+        points = " ".join("{:.1f},{:.1f}".format(*place(x, y)) for x, y in shown)
         shape = f'<polyline points="{points}" stroke="{curve.colour}">'
         if len(curve.points) == 1:
             x, y = place(*curve.points[0])

@@ -37,11 +37,13 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-spa
   font-size: .9rem }
 th, td { padding: .35rem .5rem; border-bottom: 1px solid var(--line); text-align: right }
 th { font-weight: 600; background: var(--soft) }
-td.name, th.name { text-align: left; white-space: normal; min-width: 8rem;
+td.name, th.name { text-align: left; white-space: normal;
+  overflow-wrap: anywhere; min-width: min(14rem, 40vw);
   position: sticky; left: 0; background: var(--paper) }
 th.name { background: var(--soft) }
 .swatch { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .5em }
-.curves { display: flex; flex-wrap: wrap; gap: 1rem } figure { margin: .5rem 0; flex: 1 1 320px; max-width: 640px }
+.curves { display: flex; flex-wrap: wrap; gap: 1rem }
+figure { margin: .5rem 0; flex: 1 1 320px; max-width: 640px }
 figcaption { font-weight: 600 } svg { width: 100%; height: auto; font: 13px system-ui, sans-serif }
 svg text { fill: currentColor } .end { text-anchor: end } .middle { text-anchor: middle }
 .grid { stroke: var(--line) } polyline { fill: none; stroke-width: 1.6 }

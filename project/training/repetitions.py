@@ -73,7 +73,7 @@ def train_each(
     runs = Path(cli.config.runs_dir)
     used: list[Run] = []
     for seed in seeds or [int(cli.config.seed_everything)]:
-        for fold in folds or [None]:
+        for fold in folds or (None,):
             name = f"seed {seed}" + ("" if fold is None else f", fold {fold}")
             chosen = ["--seed_everything", str(seed)]
             chosen += [] if fold is None else ["--data.fold", str(fold)]
