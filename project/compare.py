@@ -8,10 +8,10 @@ from project.command_line import command_form, exit_code_of
 from project.messages import UsageError
 
 DESCRIPTION = """\
-Put runs together that differ only in seed or fold, and rank them on each data set
-by validation, with the test result, its 95 % interval, parameters, time, code and
-command; say whether the first is better than the others by a paired test, and what
-differs between their configurations.
+Put runs together that differ only in seed or fold, and rank them on each data
+set by validation, with the test result, its 95 % interval, parameters, time,
+code and command; say whether the first is better than the others by a paired
+test, and what differs between their configurations.
 
 examples:
   python -m project.compare

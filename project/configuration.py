@@ -26,6 +26,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from project.messages import UsageError, nearest, short_message
 from project.training.precision import fast_precision
+from project.training.weights_and_biases import Wandb
 
 PACKAGE = Path(__file__).parent
 CONFIGS = PACKAGE.parent / "configs"
@@ -68,6 +69,7 @@ class ProjectCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(Selection, "best")
+        parser.add_class_arguments(Wandb, "wandb")
         parser.add_argument("--experiment", type=str | None, help="Name in the run directory.")
         parser.add_argument("--runs_dir", type=str, default="runs", help="Where runs are kept.")
         parser.add_argument(

@@ -1,7 +1,6 @@
 """Test a trained run again: with the data inside its checkpoint, or with others."""
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,10 @@ from project.command_line import add_run, command_form, exit_code_of
 from project.messages import UsageError
 
 DESCRIPTION = """\
-Rebuild task, network and data from what is inside a checkpoint, measure it on a split,
-print a table with 95 % intervals, and add it to evaluation.json in the run. Data that
-lie elsewhere on this machine are found by DATA_DIR or --data.root.
+Rebuild task, network and data from what is inside a checkpoint, measure it on
+a split, print a table with 95 % intervals, and add it to evaluation.json in
+the run. Data that lie elsewhere on this machine are found by DATA_DIR or
+--data.root.
 
 examples:
   python -m project.evaluate runs/<run>
@@ -52,6 +52,7 @@ def run(options: argparse.Namespace, changes: list[str], typed: list[str]) -> No
     """
     from project.training.command import quieten_lightning
     from project.training.evaluation import evaluate, keep
+    from project.training.run_directory import command_line
 
     for change in changes:
         if change.startswith("-") and not change.startswith("--data."):
@@ -67,7 +68,7 @@ def run(options: argparse.Namespace, changes: list[str], typed: list[str]) -> No
         options.precision,
         options.allow,
     )
-    found = {"command": shlex.join(["python", "-m", "project.evaluate", *typed]), **found}
+    found = {"command": command_line("evaluate", typed), **found}
     print(table(found))
     path = keep(options.run, options.output, found)
     print(f"kept in {path}" if path else "not kept: --output FILE says where to")

@@ -12,10 +12,11 @@ from project.command_line import add_run, command_form, exit_code_of
 from project.messages import RunError, UsageError
 
 DESCRIPTION = """\
-Write what the best checkpoint of a run computes, each form read back and compared:
+Write what the best checkpoint of a run computes, each form read back and
+compared:
 
   weights.safetensors  the weights alone: cannot hold code
-  network.pt2          weights and computation (torch.export): runs with torch alone
+  network.pt2          weights and computation (torch.export), for torch alone
   network.json         class, arguments, and what its inputs and outputs mean
 
 examples:

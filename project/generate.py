@@ -8,12 +8,12 @@ from project.command_line import add_run, command_form, exit_code_of
 from project.messages import UsageError
 
 DESCRIPTION = """\
-Continue a prompt with the language model of a run, from its checkpoint alone. The first
-sample appears as it is written; further ones follow it.
+Continue a prompt with the language model of a run, from its checkpoint alone.
+The first sample appears as it is written; further ones follow it.
 
 examples:
   python -m project.generate runs/<run> --prompt "The "
-  python -m project.generate runs/<run> --num_samples 3 --temperature 1.0 --top_p 0.9
+  python -m project.generate runs/<run> --num_samples 3 --top_p 0.9
   python -m project.generate runs/<run>/checkpoints/last.ckpt --temperature 0
 """
 

@@ -44,7 +44,8 @@ def short_message(text: str, options: list[str], classes: Iterable[str]) -> str:
     if missing := re.search(r"arguments are required: (.*)", text):
         names = [".".join([*keys, name.strip()]) for name in missing[1].split(",")]
         return "not set: " + ", ".join(f"--{name}" for name in names)
-    if choice := re.search(r"Expected a typing.Literal\[(.*?)\]. Got value: (.*)", text):
+    literal = r"Expected a typing.Literal\[(.*?)\](?s:.*?)(?:Got|Given) value: (.*)"
+    if choice := re.search(literal, text):
         allowed = choice[1].replace("'", "")
         return f"{key}: {choice[2]!r} is not one of {allowed}"
     wanted = [t for t in re.findall(r"Expected an? <class '([^']+)'>", text) if t != "NoneType"]

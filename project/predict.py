@@ -14,9 +14,9 @@ from project.messages import UsageError
 DESCRIPTION = """\
 Classify images, or measure texts, with the model of a run, from its checkpoint
 alone, in full precision. Images of any size and mode are turned upright,
-resized, cut to the central square and made grey or coloured as in training. Texts are
-cleaned and cut into windows as in the test. A file that cannot be read is named
-and left out; the exit code is then 1.
+resized, cut to the central square and made grey or coloured as in training.
+Texts are cleaned and cut into windows as in the test. A file that cannot be
+read is named and left out; the exit code is then 1.
 
 examples:
   python -m project.predict runs/<run> digit.png photos/

@@ -13,12 +13,13 @@ from project.data.tokenization import BPETokenizer, ByteTokenizer, CharTokenizer
 SHOWN_TOKENS = 12  # of the most frequent
 
 DESCRIPTION = """\
-Clean, split and tokenise a text as training would, keep the tokens for it, and say
-what was read, dropped and found. Training does the same by itself at its first run.
+Clean, split and tokenise a text as training would, keep the tokens for it, and
+say what was read, dropped and found. Training does the same by itself at its
+first run.
 
 examples:
   python -m project.prepare novel.txt
-  python -m project.prepare folder_of_txt_files --tokenizer bpe --vocab_size 4096
+  python -m project.prepare folder_of_txts --tokenizer bpe --vocab_size 4096
   python -m project.prepare old.txt --encoding cp1252 --normal_form NFC
   python -m project.prepare PythonDocs --tokenizer char
 """

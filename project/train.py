@@ -6,13 +6,12 @@ HELP = """\
 usage: python -m project.train [--config FILE]... [--KEY VALUE]...
 
 Fit a network, keep the checkpoint that validates best, test it once and print a
-table. With nothing given: configs/default.yaml, a CNN on embedded digits. Start
-from configs/docs_transformer.yaml for text.
+table. With nothing given: configs/default.yaml, a CNN on embedded digits.
 
 examples:
   python -m project.train
-  python -m project.train --config configs/mnist_cnn.yaml
   python -m project.train --config configs/mnist_cnn.yaml --data.batch_size 256
+  python -m project.train --config configs/mnist_cnn.yaml --seeds 0..4
   python -m project.train --model.network RNN --model.network.cell gru
   python -m project.train --model.optimizer SGD --model.optimizer.lr 0.1
   python -m project.train --config configs/docs_transformer.yaml
@@ -23,8 +22,7 @@ keys (every argument of the class that stands there):
                               GPT, SinusoidalTransformer; or any import path
   --model.optimizer CLASS     any of torch.optim, or MuonAdamW
   --model.scheduler CLASS     WarmupDecay, any of torch's (in steps), or null
-  --data.dataset CLASS        Digits, MNIST, FashionMNIST, KMNIST, EMNIST,
-                              QMNIST, CIFAR10, ImageFolder
+  --data.dataset CLASS        Digits, MNIST and its kin, CIFAR10, ImageFolder
   --data.corpus CLASS         PythonDocs, TinyShakespeare, or TextCorpus with
                               --data.corpus.path FILE_OR_FOLDER
   --data.tokenizer CLASS      ByteTokenizer, CharTokenizer, BPETokenizer
@@ -36,15 +34,17 @@ keys (every argument of the class that stands there):
   --best.monitor METRIC       what chooses the best; also best.mode, .patience
   --seed_everything N         seed of weights, order and augmentation
   --experiment NAME           name in the run directory, below --runs_dir DIR
+  --wandb.mode MODE           online or offline: W&B, beside TensorBoard
 
 A new optimizer or scheduler starts from its own defaults. A new network, task
 or data set keeps the values you wrote whose names it shares (num_classes).
 
+  --seeds 0..4                a run for each seed, and what they come to; also
+                              --folds 0..4, with --data.num_folds 5
   --resume RUN                go on with a stopped run, exactly, where it lies;
                               with --force although it changed, with --allow
                               PACKAGE if it names classes of another package
-  --help                      this screen
-  --help all                  every key of the chosen classes
+  --help, --help all          this screen; every key of the chosen classes
   --model.network.help CLASS  every argument of a class
   --print_config              the complete configuration, as YAML for --config
   --debug                     show the traceback of an error

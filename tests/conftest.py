@@ -4,7 +4,10 @@ import gzip
 import hashlib
 import os
 import pickle
+import struct
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,8 +23,10 @@ REAL_DATA = os.environ.get("DATA_DIR")
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run in an empty folder, without the variables of the user's shell."""
     monkeypatch.chdir(tmp_path)
-    for name in ("DATA_DIR", "LOCAL_RANK", "PROJECT_RUN_DIR", "WANDB_API_KEY", "WANDB_MODE"):
+    ours = [name for name in os.environ if name.startswith("WANDB")]
+    for name in ("DATA_DIR", "LOCAL_RANK", "PROJECT_RUN_DIR", *ours):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no_netrc"))  # not the user's login to W&B
     torch.manual_seed(0)
 
 
@@ -81,3 +86,20 @@ def stand_in_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     own.parent.mkdir(parents=True)
     own.write_text(3_000 * "a text of your own\n")
     return root
+
+
+def wandb_records(path: Path) -> Iterator[Any]:
+    """Yield the records of a .wandb file: LevelDB's log format, in blocks of 32 KiB."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, place, content = path.read_bytes(), 7, b""
+    while place + 7 <= len(data):
+        if (left := 32768 - place % 32768) < 7:
+            place += left
+            continue
+        _, length, kind = struct.unpack("<IHB", data[place : place + 7])
+        content += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or its last part
+            yield Record.FromString(content)
+            content = b""

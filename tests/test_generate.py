@@ -103,17 +103,3 @@ def test_a_process_of_its_own_writes_the_same(run, capsys) -> None:
     done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == capsys.readouterr().out
-
-
-def test_help_does_not_import_torch() -> None:
-    program = (
-        "import sys; from project.generate import parser; parser(); print('torch' in sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.strip() == "False"

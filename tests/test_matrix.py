@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from project.training.runs import finished_runs, repetitions, without
 
 import project.matrix
 from project.matrix import CELLS, current_setting, main
-from project.training.runs import finished_runs, repetitions, without
 
 
 def write_run(runs: Path, name: str, experiment: str, seed: int, value: float, **changes) -> None:

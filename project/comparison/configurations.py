@@ -1,6 +1,7 @@
 """What differs between configurations, as they are read from YAML."""
 
 import json
+import re
 from typing import Any
 
 
@@ -17,10 +18,10 @@ def short_key(key: str) -> str:
     return parts[-2] if parts[-1] == "class_path" else parts[-1]
 
 
-def short(value: Any) -> str:
+def short(value: Any) -> Any:
     """Return a value, a class path by its last name."""
-    text = str(value)
-    return text.rpartition(".")[2] if isinstance(value, str) and "." in text else text
+    is_path = isinstance(value, str) and re.fullmatch(r"\w+(\.\w+)+", value)
+    return value.rpartition(".")[2] if is_path else value
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:

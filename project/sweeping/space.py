@@ -19,11 +19,11 @@ from optuna.distributions import (
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
+from project.comparison.configurations import flat
 from project.configuration import ProjectCLI, read_yaml
 from project.data.loader import derived_seed
 from project.messages import UsageError, short_message
 from project.training.command import build
-from project.training.resume import flat
 
 DEFAULTS = {
     "sampler": {"class_path": "optuna.samplers.TPESampler", "init_args": {"seed": 0}},

@@ -16,12 +16,13 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
+from project.comparison.configurations import flat, without
+from project.comparison.runs import REPEATED
 from project.configuration import ProjectCLI
 from project.messages import UsageError
 from project.sweeping.space import Sweep, file_parser, parsed
-from project.training.checkpoint_file import replace_text
-from project.training.resume import HARMLESS, complete_config, flat
-from project.training.runs import ELSEWHERE, without
+from project.training.resume import HARMLESS, complete_config
+from project.training.whole_files import replace_text
 
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)  # what counts; a failed trial is replaced
 
@@ -60,8 +61,9 @@ def refuse_another(before: Any, now: dict[str, Any], folder: Path) -> None:
     Raises:
         UsageError: With the first key that differs.
     """
-    free = ELSEWHERE | HARMLESS | {"trials", "typed", "fixed"}  # the last two: in `configuration`
-    had, has = (flat(without(tree, free - {"seed_everything"})) for tree in (before, now))
+    free = REPEATED | HARMLESS | {"trials", "typed", "fixed"}  # the last two: in `configuration`
+    free -= {"seed_everything", "fold"}
+    had, has = (flat(without(tree, free)) for tree in (before, now))
     for key in sorted(had.keys() | has.keys()):
         if had.get(key) != has.get(key):
             raise UsageError(

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from project.data.text import TokenBatch
 from project.data.tokenization import stream_text
 from project.tasks.sampling import generate
 from project.tasks.sizes import check_sizes
+from project.training.dashboards import log_text
 from project.training.hyper_parameters import save_plain_hyperparameters
 from project.training.optimization import (
     OptimizerFactory,
@@ -27,7 +27,6 @@ from project.training.optimization import (
     optimizer_and_schedule,
 )
 from project.training.results import text_results
-from project.training.run_files import MetricsFile
 
 RANDOM_BATCHES = 200  # of nanoGPT's protocol (`eval_iters`)
 PROMPT_TOKENS = 16  # of the validation text, where no prompt is given
@@ -273,13 +272,7 @@ class LanguageModeling(LightningModule):
         except ValueError as error:  # logits that are not finite are the training's affair
             written = f"(no sample: {error})"
         text = f"{tokenizer.decode(prompt)}|{written}"  # the network goes on where the bar is
-        for logger in self.trainer.loggers:
-            if isinstance(logger, MetricsFile):
-                logger.log_text(text, self.global_step)
-            elif isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("val/sample", f"```\n{text}\n```", self.global_step)
-            elif isinstance(logger, WandbLogger):
-                logger.log_text("val/sample", ["step", "text"], [[str(self.global_step), text]])
+        log_text(self.trainer.loggers, "val/sample", text, self.global_step)
 
 
 def token_losses(logits: Tensor, targets: Tensor) -> Tensor:

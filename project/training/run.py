@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import WandbLogger
 from project.configuration import ProjectCLI
 from project.messages import RunError, RunPruned, UsageError
 from project.training.checkpoint_file import DurableCheckpointIO
+from project.training.dashboards import log_configuration, log_outcomes, log_results
 from project.training.initial_weights import prepare_network
 from project.training.interruption import FiniteLoss, StopBeforeTesting, StopRequest
 from project.training.outcomes import save_outcomes
@@ -30,7 +31,12 @@ from project.training.run_directory import (
     write_patch,
 )
 from project.training.run_files import cut_back
-from project.training.trainer import BestCheckpoint, ValidateAtLastStep, build_trainer
+from project.training.trainer import (
+    BestCheckpoint,
+    ValidateAtLastStep,
+    build_trainer,
+    start_wandb,
+)
 from project.training.whole_files import replace_text
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
@@ -80,7 +86,7 @@ def run(
     ]
     ours += [keeper, best, StopBeforeTesting(stop), *callbacks]
     try:
-        trainer = build_trainer(cli.config_init.trainer, config.best, ours, directory)
+        trainer = build_trainer(cli.config_init.trainer, config.best, config.wandb, ours, directory)
         if stopped is not None and not is_as_wide(trainer, stopped):
             point.same_batches = False
     except Exception as error:  # such as a GPU that is not there: nothing has been run
@@ -94,9 +100,13 @@ def run(
             if process_rank() == 0:
                 begin(cli, keeper, origin, stopped)
             announce(trainer, cli.model, cli.datamodule, directory)
+            start_wandb(trainer, directory)
+            if stopped is None or stopped.checkpoint is None:
+                log_configuration(trainer.loggers[1:], complete_config(cli), origin)
             if stopped is not None and trainer.is_global_zero:
                 print(f"going on from step {stopped.global_step:,}", flush=True)
             found = fit_and_measure(cli, trainer, best, stopped, measure_test)
+            log_results(trainer.loggers, complete_config(cli), found["metrics"], found["steps"])
             keeper.update(status="finished", exit_code=0, **found)
             finish_wandb(trainer, 0)
         except BaseException as error:
@@ -206,9 +216,6 @@ def fit_and_measure(
         UsageError: If it ended without a validation.
     """
     checkpoint = None if stopped is None else stopped.checkpoint
-    if checkpoint is None:
-        for logger in trainer.loggers[1:]:  # config.yaml has it beside the CSV
-            logger.log_hyperparams(cli.config.as_dict())
     trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint, weights_only=True)
     writing = trainer.strategy.checkpoint_io
     assert isinstance(writing, DurableCheckpointIO)
@@ -276,6 +283,8 @@ def measure_best(
         metrics[split] = found | getattr(task, "measured", {})
         if trainer.is_global_zero:
             save_outcomes(checkpoint.parent.parent, split, getattr(task, "outcomes", {}))
+            log_outcomes(loggers, task, data, split, trainer.global_step)
+    trainer.loggers = loggers
     return metrics
 
 

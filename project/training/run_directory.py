@@ -61,7 +61,7 @@ def process_rank() -> int:
 def provenance(arguments: list[str]) -> dict[str, Any]:
     """Return the command line, the state of the code, versions and hardware."""
     return {
-        "command": shlex.join(["python", "-m", "project.train", *arguments]),
+        "command": command_line("train", arguments),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "git": {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))},
         "versions": {
@@ -75,6 +75,14 @@ def provenance(arguments: list[str]) -> dict[str, Any]:
             "platform": platform.platform(),
         },
     }
+
+
+def command_line(name: str, arguments: list[str]) -> str:
+    """Return what was typed, to be typed again by others: the home folder, which names its owner,
+    is `$HOME`."""
+    home = str(Path.home())
+    typed = shlex.join(["python", "-m", f"project.{name}", *arguments])
+    return typed.replace(home, "$HOME") if len(home) > 1 else typed
 
 
 def cpu_name() -> str:

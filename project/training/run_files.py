@@ -16,14 +16,15 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from project.training.whole_files import replace_text
+from project.training.pictures import Picture, png
+from project.training.whole_files import replace_bytes, replace_text
 
 FLUSH_ROWS = 100
 EVENTS = "events.out.tfevents.*"
 
 
 class MetricsFile(Logger):
-    """Writes `metrics.csv`, a row for each step that logged something, and `samples.txt`.
+    """Writes `metrics.csv`, a row for each step that logged something, `samples.txt`, `figures/`.
 
     Goes on with the files that are there. New columns rewrite `metrics.csv`, whole or not at all.
 
@@ -76,6 +77,13 @@ class MetricsFile(Logger):
         self.directory.mkdir(parents=True, exist_ok=True)
         with (self.directory / "samples.txt").open("a", encoding="utf-8") as file:
             file.write(f"--- step {step}\n{text}\n")
+
+    @rank_zero_only
+    def log_picture(self, name: str, picture: Picture) -> None:
+        """Write `figures/<name>.png`."""
+        folder = self.directory / "figures"
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_bytes(folder / f"{name}.png", png(picture))
 
     @rank_zero_only
     def save(self) -> None:

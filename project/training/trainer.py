@@ -6,12 +6,14 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 
 from project.configuration import Selection
 from project.training.checkpoint_file import DurableCheckpointIO
+from project.training.dashboards import Events
 from project.training.progress import progress_display
 from project.training.run_files import MetricsFile
+from project.training.weights_and_biases import start, wandb_logger
 
 
 class ValidateAtLastStep(Callback):
@@ -50,12 +52,17 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 def build_trainer(
-    settings: Namespace, best: Selection, ours: list[Callback], directory: Path
+    settings: Namespace,
+    best: Selection,
+    wandb: Namespace,
+    ours: list[Callback],
+    directory: Path,
 ) -> Trainer:
     """Return the Trainer of a run.
 
     Args:
         settings: What Lightning's Trainer takes.
+        wandb: What `Wandb` takes.
         ours: Callbacks that come before the user's.
         directory: Of the run.
     """
@@ -69,25 +76,28 @@ def build_trainer(
     arguments["enable_model_summary"] = bool(arguments["enable_model_summary"])
     arguments["plugins"] = [*as_list(arguments["plugins"]), DurableCheckpointIO()]
     arguments["default_root_dir"] = str(directory)
-    loggers = loggers_of(arguments.pop("logger"), directory)
+    loggers = loggers_of(arguments.pop("logger"), wandb, directory)
     trainer = Trainer(**arguments, callbacks=callbacks, logger=loggers)
     # `StopRequest` takes the signals. Lightning's handlers wait for other processes, which hangs.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     return trainer
 
 
-def loggers_of(chosen: Any, directory: Path) -> list[Logger]:
-    """Return `metrics.csv` and the loggers that were chosen, TensorBoard by default.
-
-    A W&B run has the name of the directory, so that a resumed run is the same one there.
-    """
+def loggers_of(chosen: Any, wandb: Namespace, directory: Path) -> list[Logger]:
+    """Return `metrics.csv`, the loggers that were chosen, TensorBoard by default, and W&B."""
     if chosen is None or chosen is True:
-        chosen = TensorBoardLogger(directory, name="", version="", default_hp_metric=False)
+        chosen = Events(directory)
     loggers: list[Logger] = [MetricsFile(directory), *as_list(chosen or None)]
-    for logger in loggers:
-        if isinstance(logger, WandbLogger) and logger.version is None:
-            logger._wandb_init["id"] = logger._id = directory.name
-    return loggers
+    return [*loggers, *as_list(wandb_logger(wandb, directory))]
+
+
+def start_wandb(trainer: Trainer, directory: Path) -> None:
+    """Start W&B where it is a logger, and go on without it where it cannot be started."""
+    trainer.loggers = [
+        logger
+        for logger in trainer.loggers
+        if not isinstance(logger, WandbLogger) or start(logger, directory)
+    ]
 
 
 def as_list(value: Any) -> list[Any]:

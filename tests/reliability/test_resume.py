@@ -4,23 +4,24 @@ import json
 import os
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import wandb_records
 from kill_matrix import ROWS, Row, compare, differences, prepare, scalars, strip
 from lightning.pytorch import LightningModule
 
+from project.comparison.configurations import flat
 from project.tasks.image_classification import ImageClassification
 from project.training.checkpoint_file import read
 from project.training.command import command
-from project.training.resume import flat, is_longer
+from project.training.resume import is_longer
 
 STEADY = Row("MLP without a schedule", "MLP", scheduler="null")
 ROW = {row.name: row for row in ROWS}
@@ -261,23 +262,6 @@ def test_wandb_has_one_run_and_its_exit_codes(folder, monkeypatch) -> None:
         found += [record.exit.exit_code for record in records if record.HasField("exit")]
     name = run_in(here).name
     assert found == [name, 143, name, 0]
-
-
-def wandb_records(path: Path) -> Iterator[Any]:
-    """Yield the records of a .wandb file: LevelDB's log format, in blocks of 32 KiB."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    data, place, content = path.read_bytes(), 7, b""
-    while place + 7 <= len(data):
-        if (left := 32768 - place % 32768) < 7:
-            place += left
-            continue
-        _, length, kind = struct.unpack("<IHB", data[place : place + 7])
-        content += data[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):  # whole, or its last part
-            yield Record.FromString(content)
-            content = b""
 
 
 @pytest.mark.slow
