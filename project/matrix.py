@@ -126,12 +126,12 @@ def cell(name: str, runs: list[Any]) -> tuple[str, str, str, str, str, str]:
 
 
 def table(rows: list[tuple[str, ...]]) -> str:
-    from project.comparison.tables import NOTES, aligned
+    from project.comparison.tables import SPREAD, aligned
 
     lines = aligned(rows, right=[2, 3, 6])
     if any(row[3] == "0" for row in rows):
         lines.append("Not run yet: the same command without --show.")
-    return "\n".join([*lines, "", NOTES.partition(" p-values")[0]])
+    return "\n".join([*lines, "", SPREAD])
 
 
 if __name__ == "__main__":

@@ -35,12 +35,13 @@ from project.training.command import command
 
 NASTY = "a <b>&'c\" |d"
 TINY = ["--trainer.accelerator=cpu", "--trainer.max_epochs=3", "--trainer.limit_train_batches=4",
-        "--trainer.log_every_n_steps=1", "--trainer.precision=32-true"]  # fmt: skip
+        "--trainer.log_every_n_steps=1", "--trainer.precision=32-true",
+        "--trainer.logger=false"]  # fmt: skip
 TEXT = ["--config", str(CONFIGS / "docs_transformer.yaml"), "--model.network", "MLPLanguageModel",
         "--model.network.width=8", "--model.network.depth=1", "--trainer.max_steps=4",
         "--trainer.val_check_interval=2", "--trainer.log_every_n_steps=1",
         "--trainer.accelerator=cpu", "--trainer.precision=32-true", "--model.sample_tokens=0",
-        "--data.corpus=TextCorpus"]  # fmt: skip
+        "--trainer.logger=false", "--data.corpus=TextCorpus"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +242,11 @@ def test_ticks_are_three_to_eight_round_numbers_inside(low, width) -> None:
 
 
 def test_the_start_of_a_run_does_not_squeeze_its_end() -> None:
-    steep = [(1.0, 1000.0), (2.0, 900.0), *((float(step), 1.0 + 1 / step) for step in range(100, 1001))]
+    steep = [
+        (1.0, 1000.0),
+        (2.0, 900.0),
+        *((float(step), 1.0 + 1 / step) for step in range(100, 1001)),
+    ]
     short = [(1.0, 500.0), (10.0, 1.05), (30.0, 1.02)]  # ended before a tenth of the other
     drawn = plot("loss", [Curve("a", "#000", steep), Curve("b", "#000", short)])
     labels = [float(text) for text in re.findall(r'class="end"[^>]*>([^<]*)<', drawn)]

@@ -110,7 +110,7 @@ def ranks(board: Board) -> str:
         val, last = (figure_of(group, split, board.metric) for split in ("val", board.split))
         rows.append(
             [
-                f"{swatch(i)}{i + 1}.&nbsp;{escape(group.name)}",
+                f"{swatch(i)}{i + 1}. {escape(group.name)}",
                 runs_in_words(group),
                 shown(val, board.metric),
                 shown(last, board.metric) if board.split == "test" else "none",

@@ -19,9 +19,11 @@ from project.comparison.statistics import Comparison
 MOST_KEYS = 12  # that differ, before a table of them says nothing
 SCREEN = 80  # columns
 NAMES = {"accuracy": "accuracy, %", "loss": "loss, nats", "bits_per_byte": "bits per byte"}
-NOTES = """\
+SPREAD = """\
 ± is the standard deviation over runs; the interval holds for 95 %: of the mean
-over seeds (Student's t), of a single run over the examples of its split.
+over seeds (Student's t), of a single run over the examples of its split."""
+NOTES = f"""\
+{SPREAD}
 p-values are adjusted for the number of comparisons on the same data (Holm)."""
 
 
