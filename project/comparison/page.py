@@ -34,11 +34,11 @@ body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
 h1 { font-size: 1.5rem } h2 { font-size: 1.2rem; margin-top: 2.5rem }
 .scroll { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap;
-  font-size: .9rem }
+  font-size: .88rem }
 th, td { padding: .35rem .5rem; border-bottom: 1px solid var(--line); text-align: right }
 th { font-weight: 600; background: var(--soft) }
 td.name, th.name { text-align: left; white-space: normal;
-  overflow-wrap: anywhere; min-width: min(14rem, 40vw);
+  overflow-wrap: anywhere; min-width: min(9.5rem, 40vw);
   position: sticky; left: 0; background: var(--paper) }
 th.name { background: var(--soft) }
 .swatch { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .5em }
