@@ -105,8 +105,8 @@ def typed(name: str, text: str) -> list[str]:
 
 def cell(name: str, runs: list[Any]) -> tuple[str, str, str, str, str, str]:
     """Return data, parameters, runs, result, interval and training time of one cell."""
-    from project.comparison.leaderboard import board_of, figure_of, name_of_data
-    from project.comparison.runs import Group
+    from project.comparison.leaderboard import board_of, figure_of
+    from project.comparison.runs import Group, name_of_data
     from project.comparison.tables import seconds_of, shown, shown_interval
 
     if not runs:
@@ -126,12 +126,12 @@ def cell(name: str, runs: list[Any]) -> tuple[str, str, str, str, str, str]:
 
 
 def table(rows: list[tuple[str, ...]]) -> str:
-    from project.comparison.tables import NOTES, aligned
+    from project.comparison.tables import SPREAD, aligned
 
     lines = aligned(rows, right=[2, 3, 6])
     if any(row[3] == "0" for row in rows):
         lines.append("Not run yet: the same command without --show.")
-    return "\n".join([*lines, "", NOTES.partition(" p-values")[0]])
+    return "\n".join([*lines, "", SPREAD])
 
 
 if __name__ == "__main__":

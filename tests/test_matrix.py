@@ -1,131 +1,201 @@
-"""The table of eight cells, from run directories."""
+"""Four architectures on images and on language: eight cells at comparable budgets, one table."""
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
-import yaml
-from project.training.runs import finished_runs, repetitions, without
+import torch
 
-import project.matrix
-from project.matrix import CELLS, current_setting, main
+from project import matrix
+from project.configuration import ProjectCLI
+from project.matrix import EMBEDDED, FULL, main, typed
+from project.training import repetitions, resume, run_directory
+from project.training.command import build, command
+
+ARCHITECTURES = ("MLP", "CNN", "RNN", "Transformer")
+SHORT = ["--trainer.accelerator", "cpu", "--trainer.max_steps", "2",
+         "--trainer.val_check_interval", "2", "--trainer.limit_val_batches", "1",
+         "--trainer.limit_test_batches", "1", "--trainer.logger", "false"]  # fmt: skip
 
 
-def write_run(runs: Path, name: str, experiment: str, seed: int, value: float, **changes) -> None:
-    """Write what a run leaves behind, with one accuracy or loss."""
-    directory = runs / f"{name}_{experiment}_0000"
-    directory.mkdir(parents=True)
-    if experiment.startswith("mnist"):
-        figure = {"value": value, "interval_95": [value - 0.01, value + 0.01]}
-        metrics = {"val": {"accuracy": figure}, "test": {"accuracy": figure}}
-        data = {"dataset": "MNIST"}
-    else:
-        figure = {"value": value, "interval_95": [value - 0.01, value + 0.01]}
-        metrics = {"val": {"loss": figure, "bits_per_byte": value / 0.693}}
-        data = {"corpus": "TinyShakespeare"}
-    record = {
-        "experiment": experiment,
-        "status": "finished",
-        "seed": seed,
-        "data": data,
-        "metrics": metrics,
-        "parameters": 1234,
-        "training_seconds": 5.0,
-        **changes.pop("record", {}),
-    }
-    config = {"seed_everything": seed, "data": {"root": "a", "width": changes.pop("width", 1)}}
-    (directory / "run.json").write_text(json.dumps(record))
-    (directory / "config.yaml").write_text(yaml.safe_dump(config))
+def configuration(name: str, cells: dict[str, tuple[str, str]]) -> ProjectCLI:
+    return ProjectCLI(typed(name, cells[name][1]))
+
+
+def parameters(cli: ProjectCLI) -> int:
+    return sum(p.numel() for p in cli.model.network.parameters())
+
+
+@pytest.mark.parametrize("cells", [EMBEDDED, FULL], ids=["embedded", "full"])
+def test_each_architecture_has_a_cell_on_images_and_one_on_language(cells) -> None:
+    assert sorted(a for a, _ in cells.values()) == sorted(2 * ARCHITECTURES)
+    tasks = [type(configuration(name, cells).model).__name__ for name in cells]
+    assert tasks == ["ImageClassification"] * 4 + ["LanguageModeling"] * 4
+    assert [architecture for architecture, _ in cells.values()] == list(2 * ARCHITECTURES)
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_every_embedded_cell_learns_from_a_batch_of_its_data(name) -> None:
+    """`build` opens the data and holds the network against them, as a training does."""
+    cli = build(typed(name, EMBEDDED[name][1]))
+    batch = next(iter(cli.datamodule.train_dataloader()))
+    cli.model.train()
+    x, y = batch[:2]
+    logits = cli.model.network(x)
+    logits = logits[0] if isinstance(logits, tuple) else logits  # and the state of an RNN
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, -2), y.flatten())
+    loss.backward()
+    gradients = [p.grad for p in cli.model.network.parameters() if p.requires_grad]
+    assert all(gradient is not None for gradient in gradients)
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_every_full_cell_fits_its_data(name, stand_in_data) -> None:
+    cli = build([*typed(name, FULL[name][1]), "--data.root", str(stand_in_data)])
+    assert cli.config.experiment == name
+
+
+@pytest.mark.parametrize("cells", [EMBEDDED, FULL], ids=["embedded", "full"])
+def test_language_cells_have_equal_budgets(cells) -> None:
+    """Parameters within 5 % of the Transformer's, and the tokens that are trained on the same."""
+    language = [configuration(name, cells) for name in list(cells)[4:]]
+    sizes = [parameters(cli) for cli in language]
+    assert max(sizes) / min(sizes) < 1.05
+    tokens = []
+    for cli in language:
+        data = cli.config.data.init_args
+        tokens.append(cli.config.trainer.max_steps * data.batch_size * data.context_length)
+    assert max(tokens) == min(tokens)
+    assert len({str(cli.config.data.init_args.corpus) for cli in language}) == 1
+
+
+def test_embedded_image_cells_train_as_long_on_the_same_images() -> None:
+    images = [configuration(name, EMBEDDED) for name in list(EMBEDDED)[:4]]
+    assert len({cli.config.trainer.max_epochs for cli in images}) == 1
+    assert len({str(cli.config.data.init_args.dataset) for cli in images}) == 1
+
+
+def table_of(output: str) -> list[list[str]]:
+    """Return the words of the eight rows."""
+    lines = output.splitlines()
+    (head,) = [i for i, line in enumerate(lines) if "parameters" in line and "95 %" in line]
+    return [line.split() for line in lines[head + 2 : head + 10]]
+
+
+def test_show_without_runs_trains_nothing_and_says_what_to_type(tmp_path, capsys) -> None:
+    assert main(["--show", "--runs_dir", str(tmp_path / "none")]) == 0
+    output = capsys.readouterr().out
+    assert table_of(output) == [
+        [architecture, name, "0"] for name, (architecture, _) in EMBEDDED.items()
+    ]
+    assert "Not run yet: the same command without --show." in output
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.fixture
-def small_settings(monkeypatch) -> None:
-    """Take the settings of `write_run` for those of the config files."""
-    setting = json.dumps({"data": {"width": 1}})
-    monkeypatch.setattr(project.matrix, "current_setting", lambda experiment, keys: setting)
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The arguments of each training so far; it is done in this process, to be quick."""
+    arguments: list[list[str]] = []
+
+    def train(words: list[str]) -> int:
+        arguments.append(words)
+        return command(words)
+
+    monkeypatch.setattr(repetitions, "run_in_a_process", train)
+    for module in (resume, run_directory):  # whoever edits the code while it is tested
+        monkeypatch.setattr(module, "code_patch", lambda: b"")
+    return arguments
 
 
-def lines_of(runs: Path, capsys) -> list[str]:
-    assert main(["--runs_dir", str(runs)]) == 0
-    return capsys.readouterr().out.splitlines()
-
-
-def test_every_cell_is_a_config_and_every_architecture_has_two() -> None:
-    from project.configuration import CONFIGS
-
-    assert all((CONFIGS / f"{experiment}.yaml").is_file() for experiment in CELLS)
-    architectures = list(CELLS.values())
-    assert all(architectures.count(name) == 2 for name in ("MLP", "CNN", "RNN", "Transformer"))
-
-
-def test_cells_show_mean_and_deviation_over_seeds_or_one_interval(
-    tmp_path, capsys, small_settings
+def test_cells_are_trained_once_and_shown_from_their_runs(
+    trained, tmp_path, monkeypatch, capsys
 ) -> None:
-    for seed, value in enumerate((0.98, 0.99, 0.97)):
-        write_run(tmp_path, f"2026-{seed}", "mnist_mlp", seed, value)
-    write_run(tmp_path, "2026-5", "shakespeare_cnn", 0, 1.5)
-    lines = lines_of(tmp_path, capsys)
-    (images,) = [line for line in lines if "test accuracy 98.00 ± 1.00 %" in line]
-    assert images.split()[:4] == ["MLP", "MNIST", "1,234", "3"]
-    (language,) = [line for line in lines if "val loss 1.5000 [1.4900, 1.5100] nats" in line]
-    assert "2.165 bits/byte" in language
-    assert "Not run yet: python -m project.matrix --train" in lines
-    assert len([line for line in lines if line.startswith(tuple(CELLS.values()))]) == 8
+    """Two cells of the eight, with two seeds each."""
+    some = {name: EMBEDDED[name] for name in ("digits_mlp", "digits_rnn")}
+    monkeypatch.setattr(matrix, "EMBEDDED", some)
+    short = ["--trainer.accelerator", "cpu", "--trainer.max_steps", "2", "--trainer.logger",
+             "false", "--runs_dir", str(tmp_path / "runs"), "--seeds", "0..1"]  # fmt: skip
+    assert main(short) == 0
+    assert len(trained) == 4
+    output = capsys.readouterr().out
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in (tmp_path / "runs").glob("*/run.json"):
+        record = json.loads(path.read_text())
+        found.setdefault(record["experiment"], []).append(record)
+    rows = table_of(output)[:2]
+    for row, name in zip(rows, some, strict=True):
+        values = [100 * r["metrics"]["test"]["accuracy"]["value"] for r in found[name]]
+        assert row[:4] == [some[name][0], "Digits", f"{found[name][0]['parameters']:,}", "2"]
+        assert row[4:9] == ["test", "accuracy", f"{sum(values) / 2:.2f}", "±", row[8]]
+        assert float(row[8]) == pytest.approx(abs(values[0] - values[1]) / 2**0.5, abs=0.01)
+    trained.clear()
+    for more in ([], ["--show"]):
+        assert main([*short, *more]) == 0
+        output = capsys.readouterr().out
+        assert table_of(output)[:2] == rows
+        assert "p-values" not in output
+    assert trained == []
+    assert main([*short, "--trainer.max_steps", "3", "--show"]) == 0  # another configuration
+    assert "Not run yet" in capsys.readouterr().out
 
 
-def test_other_settings_unfinished_and_repeated_runs_are_left_out(
-    tmp_path, capsys, small_settings
+def test_a_run_that_is_not_finished_is_not_shown(trained, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(matrix, "EMBEDDED", {"digits_mlp": EMBEDDED["digits_mlp"]})
+    place = ["--runs_dir", str(tmp_path / "runs")]
+    short = ["--trainer.accelerator", "cpu", "--trainer.max_steps", "2", *place]
+    assert main(short) == 0
+    (path,) = (tmp_path / "runs").glob("*/run.json")
+    record = json.loads(path.read_text())
+    other = path.parent.with_name("copy")
+    shutil.copytree(path.parent, other)
+    (other / "run.json").write_text(json.dumps(record | {"seed": 1}))
+    path.write_text(json.dumps(record | {"status": "running"}))
+    capsys.readouterr()
+    assert main([*short, "--show"]) == 0
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("MLP")]
+    assert row.split()[3] == "1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--trainer.nonsense", "1"], "unknown option --trainer.nonsense"),
+        (["--seeds", "4..0"], "--seeds: '4..0' is not like 0..4 or 0,3,7"),
+        (["--trainer.fast_dev_run", "true"], "there is nothing to repeat"),
+    ],
+)
+def test_what_is_not_possible_is_one_line_before_anything_is_trained(
+    arguments, says, trained, tmp_path, capsys
 ) -> None:
-    write_run(tmp_path, "2026-1", "mnist_mlp", 0, 0.5, width=2)
-    write_run(tmp_path, "2026-2", "mnist_mlp", 0, 0.6)
-    write_run(tmp_path, "2026-3", "mnist_mlp", 0, 0.7)
-    write_run(tmp_path, "2026-4", "mnist_mlp", 1, 0.9)
-    write_run(tmp_path, "2026-5", "mnist_mlp", 2, 0.1, record={"status": "failed"})
-    write_run(tmp_path, "2026-6", "mnist_mlp", 0, 0.2, width=3)
-    used = repetitions(finished_runs(tmp_path, "mnist_mlp"), json.dumps({"data": {"width": 1}}))
-    assert [run.record["metrics"]["test"]["accuracy"]["value"] for run in used] == [0.7, 0.9]
-    assert "3 runs of other configurations or repeated seeds are left out." in lines_of(
-        tmp_path, capsys
-    )
+    assert main([*arguments, "--runs_dir", str(tmp_path / "runs")]) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert len(error.splitlines()) == 1
+    assert trained == []
+    assert not (tmp_path / "runs").exists()
 
 
-def test_nothing_run_yet_says_what_to_type(tmp_path, capsys) -> None:
-    assert "Not run yet: python -m project.matrix --train" in lines_of(tmp_path / "none", capsys)
+def test_full_without_its_data_says_which(tmp_path, capsys, monkeypatch) -> None:
+    def offline(*args: object, **kwargs: object) -> None:
+        raise OSError("no network")
 
-
-def test_a_setting_is_of_the_file_and_the_keys_and_not_of_seed_or_place() -> None:
-    mine = current_setting("mnist_mlp", [])
-    assert current_setting("mnist_mlp", ["--seed_everything=3", "--data.root=there"]) == mine
-    assert current_setting("mnist_mlp", ["--model.network.width=3"]) != mine
-
-
-def test_a_key_that_is_none_is_refused_before_anything_runs(tmp_path, capsys) -> None:
-    assert main(["--train", "--runs_dir", str(tmp_path), "--trainer.nonsense", "1"]) == 2
-    assert "unknown option --trainer.nonsense" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
-
-
-def test_keys_are_left_out_at_any_depth() -> None:
-    tree = {"a": [{"root": 1, "b": 2}], "root": 3}
-    assert without(tree, {"root"}) == {"a": [{"b": 2}]}
+    monkeypatch.setattr("torchvision.datasets.utils._urlretrieve", offline)
+    assert main(["--full", "--runs_dir", str(tmp_path / "runs")]) == 2
+    assert "MNIST is not in" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_missing_cells_are_trained_once(tmp_path, monkeypatch, capfd) -> None:
-    """Two cells of the eight, for a few steps, without data files."""
-    cells = {"docs_transformer": "Transformer", "default": "CNN"}
-    monkeypatch.setattr(project.matrix, "CELLS", cells)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
-    arguments = ["--train", "--runs_dir", str(tmp_path / "runs"), "--trainer.max_steps", "20"]
-    assert main(arguments) == 0
+def test_eight_cells_end_in_one_table(tmp_path, capfd, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*SHORT, "--runs_dir", str(tmp_path / "runs")]) == 0
     output = capfd.readouterr().out
-    assert output.count("--- ") >= 2
-    assert "PythonDocs" in output
-    assert "Digits" in output
-    assert main(arguments) == 0
-    assert "--- default" not in capfd.readouterr().out
-    arguments[-1] = "21"  # another setting
-    assert main(arguments) == 0
-    output = capfd.readouterr().out
-    assert "--- default, seed 0" in output
-    assert "2 runs of other configurations" in output
+    rows = table_of(output)
+    assert [row[0] for row in rows] == [architecture for architecture, _ in EMBEDDED.values()]
+    assert [row[4:6] for row in rows] == [["test", "accuracy"]] * 4 + [["test", "loss"]] * 4
+    assert [row[7] for row in rows] == ["%"] * 4 + ["nats"] * 4
+    assert "Not run yet" not in output
+    assert len(list(Path(tmp_path, "runs").iterdir())) == 8
+    assert main([*SHORT, "--runs_dir", str(tmp_path / "runs")]) == 0
+    assert capfd.readouterr().out.count("is there") == 8

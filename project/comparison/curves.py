@@ -10,7 +10,7 @@ from pathlib import Path
 # Okabe & Ito 2008: told apart also by those who see few colours.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#8c564b")
 WIDTH, HEIGHT = 460, 260
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 40  # margins of the plot, in pixels
+LEFT, RIGHT, TOP, BOTTOM = 56, 28, 12, 40  # margins of the plot, in pixels
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,17 @@ def read_curve(directory: Path, metric: str) -> list[tuple[float, float]]:
 def plot(title: str, curves: Sequence[Curve], percent: bool = False) -> str:
     """Return an SVG figure of the curves over optimizer steps; a text where there are none.
 
-    The first tenth of the steps does not stretch the vertical axis.
+    The first tenth of a curve does not stretch the vertical axis; what is above or below that is
+    left out where a curve begins, and lies on the edge later.
     """
     factor = 100.0 if percent else 1.0
     curves = [
         Curve(c.label, c.colour, [(x, factor * y) for x, y in c.points]) for c in curves if c.points
     ]
     if not curves:
-        return f"<p>No {escape(title)} was logged.</p>"
+        return f"<figure><figcaption>{escape(title)}</figcaption>none was logged</figure>"
     last = max(x for curve in curves for x, _ in curve.points)
-    settled = [y for curve in curves for x, y in curve.points if x >= last / 10]
+    settled = [y for curve in curves for x, y in curve.points if x >= curve.points[-1][0] / 10]
     low, high = min(settled), max(settled)
     margin = 0.05 * (high - low) or max(abs(high) * 0.05, 1e-6)
     low, high = low - margin, high + margin
@@ -75,11 +76,13 @@ def plot(title: str, curves: Sequence[Curve], percent: bool = False) -> str:
         ends = f'x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"'
         parts.append(f'<line class="grid" {ends}/>')
         parts.append(f'<text class="end" x="{LEFT - 6}" y="{y + 4:.1f}">{value:g}</text>')
-    for value in ticks(0, last):
+    for value in ticks(0, last, about=4):
         x, y = place(value, low)
         parts.append(f'<text class="middle" x="{x:.1f}" y="{y + 18:.1f}">{value:,g}</text>')
     for curve in curves:
-        points = " ".join("{:.1f},{:.1f}".format(*place(x, y)) for x, y in curve.points)
+        entry = next(i for i, (_, y) in enumerate(curve.points) if low <= y <= high)
+        shown = curve.points[max(0, entry - 1) :]
+        points = " ".join("{:.1f},{:.1f}".format(*place(x, y)) for x, y in shown)
         shape = f'<polyline points="{points}" stroke="{curve.colour}">'
         if len(curve.points) == 1:
             x, y = place(*curve.points[0])
@@ -94,6 +97,6 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     """Return round numbers in [low, high], about as many as wanted."""
     raw = (high - low) / about
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(s * power for s in (1, 2, 5, 10) if s * power >= raw)
+    step = power * min((1, 2, 5, 10), key=lambda s: abs(math.log(s * power / raw)))
     first = math.ceil(low / step)
     return [round(i * step, 10) for i in range(first, math.floor(high / step) + 1)]

@@ -3,11 +3,10 @@
 import json
 import statistics
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-from project.comparison.runs import Group
+from project.comparison.runs import Group, identity_of_data, name_of_data
 from project.comparison.statistics import (
     Comparison,
     block_means,
@@ -71,19 +70,6 @@ def leaderboards(groups: list[Group]) -> list[Board]:
     return boards
 
 
-def identity_of_data(data: dict[str, Any]) -> str:
-    """Return what is the same for runs that were tested on the same examples."""
-    if "made_from" in data:  # a text, whatever its tokens
-        keys = ("documents", "cleaning", "val_fraction", "test_fraction")
-        return json.dumps({key: data["made_from"].get(key) for key in keys}, sort_keys=True)
-    hashes = data.get("sha256", {})
-    return json.dumps([name_of_data(data), hashes.get("test", hashes)], sort_keys=True)
-
-
-def name_of_data(data: dict[str, Any]) -> str:
-    return str(data.get("dataset") or data.get("corpus") or "other data")
-
-
 def board_of(name: str, groups: list[Group]) -> Board:
     """Rank groups by validation, and compare the first with the others."""
     metric = metric_of(groups)
@@ -130,7 +116,10 @@ def figure_of(group: Group, split: str, metric: str) -> Figure | None:
         return None
     if len(values) == 1:
         return Figure(values[0], None, group.runs[0].interval(split, metric))
-    return Figure(statistics.fmean(values), statistics.stdev(values), seed_interval(values))
+    interval = seed_interval(values)
+    if interval is not None and metric == "accuracy":  # Student's t knows no bounds
+        interval = max(0.0, interval[0]), min(1.0, interval[1])
+    return Figure(statistics.fmean(values), statistics.stdev(values), interval)
 
 
 def compare(first: Group, second: Group, split: str) -> Comparison | None:
@@ -146,6 +135,8 @@ def compare(first: Group, second: Group, split: str) -> Comparison | None:
     data = [run.record["data"].get("sha256") for group in (first, second) for run in group.runs]
     if any(hashes != data[0] for hashes in data):
         return None  # other tokens
+    if len({len(found["losses"]) for found in everything}) > 1:
+        return None  # a part of the split
     losses = [np.stack([f["losses"] for f in group]).astype(np.float64) for group in outcomes]
     first_means, second_means = (block_means(values) for values in losses)
     num_blocks = first_means.shape[1]

@@ -30,17 +30,21 @@ STYLE = """\
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e6e6e6; --paper: #161616; --line: #3a3a3a; --soft: #222 } }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 1320px; margin: 2rem auto; padding: 0 1rem }
+  max-width: 1320px; margin: 2rem auto; padding: 0 1rem; overflow-wrap: break-word }
 h1 { font-size: 1.5rem } h2 { font-size: 1.2rem; margin-top: 2.5rem }
 .scroll { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap;
-  font-size: .9rem }
-th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: right }
+  font-size: .88rem }
+th, td { padding: .35rem .5rem; border-bottom: 1px solid var(--line); text-align: right }
 th { font-weight: 600; background: var(--soft) }
-td.name, th.name { text-align: left; white-space: normal; min-width: 13rem }
+td.name, th.name { text-align: left; white-space: normal;
+  overflow-wrap: anywhere; min-width: min(9.5rem, 40vw);
+  position: sticky; left: 0; background: var(--paper) }
+th.name { background: var(--soft) }
 .swatch { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .5em }
-.curves { display: flex; flex-wrap: wrap; gap: 1rem } figure { margin: 1rem 0; flex: 1 1 400px }
-figcaption { font-weight: 600 } svg { width: 100%; height: auto; font: 11px system-ui, sans-serif }
+.curves { display: flex; flex-wrap: wrap; gap: 1rem }
+figure { margin: .5rem 0; flex: 1 1 320px; max-width: 640px }
+figcaption { font-weight: 600 } svg { width: 100%; height: auto; font: 13px system-ui, sans-serif }
 svg text { fill: currentColor } .end { text-anchor: end } .middle { text-anchor: middle }
 .grid { stroke: var(--line) } polyline { fill: none; stroke-width: 1.6 }
 polyline:hover { stroke-width: 4 }
@@ -149,7 +153,7 @@ def sureness(board: Board) -> list[str]:
     for i, found in board.against_first.items():
         if found is not None:
             said, by = verdict(board, i, found)
-            by = f"<span class='muted'>({escape(by.strip())})</span>"
+            by = f"<span class='muted'>({escape(by)})</span>"
             lines.append(f"<li>{escape(said)} {by}</li>")
     return [f"<h3>Is the first better?</h3><ul>{''.join(lines)}</ul>"] if lines else []
 

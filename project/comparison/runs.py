@@ -117,19 +117,41 @@ def collect(places: list[Path]) -> Collection:
         UsageError: If one is neither.
     """
     left_out: Counter[str] = Counter()
-    by_setting: dict[str, dict[tuple[int, int], Run]] = {}
-    for directory in directories(places):
+    by_setting: dict[tuple[str, str], dict[tuple[int, int], Run]] = {}
+    unique = {directory.resolve(): directory for directory in directories(places)}
+    # Names begin with the time: of repeated seeds the newest is kept, wherever it lies.
+    for directory in sorted(unique.values(), key=lambda path: path.name):
         run = read_run(directory)
-        status = "damaged" if run is None else str(run.record.get("status"))
-        if run is None or status != "finished" or not run.record.get("metrics"):
-            left_out[{"running": "not finished"}.get(status, status)] += 1
+        if run is None or (reason := unfit(run.record)):
+            left_out["damaged" if run is None else reason] += 1
             continue
-        repetitions = by_setting.setdefault(run.setting, {})
-        if run.repetition in repetitions:
-            left_out["repeated"] += 1
-        repetitions[run.repetition] = run  # names begin with the time: the newest is kept
+        setting = run.setting, identity_of_data(run.record.get("data", {}))
+        repetitions = by_setting.setdefault(setting, {})
+        left_out["repeated"] += run.repetition in repetitions
+        repetitions[run.repetition] = run
     groups = [Group([runs[key] for key in sorted(runs)]) for runs in by_setting.values()]
-    return Collection(named(groups), left_out)
+    return Collection(named(groups), +left_out)
+
+
+def unfit(record: dict[str, Any]) -> str:
+    """Return why a run has nothing to be compared, "" if it has."""
+    status = str(record.get("status", "damaged"))
+    if status == "finished":
+        return "" if record.get("metrics") else "without metrics"
+    return "not finished" if status == "running" else status
+
+
+def identity_of_data(data: dict[str, Any]) -> str:
+    """Return what is the same for runs that were tested on the same examples."""
+    if "made_from" in data:  # a text, whatever its tokens
+        keys = ("documents", "cleaning", "val_fraction", "test_fraction")
+        return json.dumps({key: data["made_from"].get(key) for key in keys}, sort_keys=True)
+    hashes = data.get("sha256", {})
+    return json.dumps([name_of_data(data), hashes.get("test", hashes)], sort_keys=True)
+
+
+def name_of_data(data: dict[str, Any]) -> str:
+    return str(data.get("dataset") or data.get("corpus") or "other data")
 
 
 def directories(places: list[Path]) -> Iterator[Path]:
@@ -161,11 +183,15 @@ def named(groups: list[Group]) -> list[Group]:
     by_experiment: dict[str, list[Group]] = {}
     for group in groups:
         by_experiment.setdefault(group.newest.record["experiment"], []).append(group)
-    names = {}
-    for experiment, rivals in by_experiment.items():
-        keys = differing([group.newest.recipe for group in rivals])
-        for group in rivals:
-            config = flat(group.newest.recipe)
-            parts = [f"{short_key(key)}={short(config.get(key))}" for key in keys]
-            names[group.newest.setting] = " ".join([experiment, *parts])
-    return [Group(group.runs, names[group.newest.setting]) for group in groups]
+    keys = {
+        experiment: differing([group.newest.recipe for group in rivals])
+        for experiment, rivals in by_experiment.items()
+    }
+    return [Group(group.runs, name_of(group.newest, keys)) for group in groups]
+
+
+def name_of(run: Run, keys: dict[str, list[str]]) -> str:
+    """Return the experiment of a run, with the values of these keys of its experiment."""
+    experiment, config = run.record["experiment"], flat(run.recipe)
+    parts = [f"{short_key(key)}={short(config.get(key))}" for key in keys[experiment]]
+    return " ".join([experiment, *parts])

@@ -5,8 +5,10 @@ import io
 import json
 import shlex
 import statistics
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
+from html import escape
 from typing import Any
 
 from project.comparison.configurations import differing, flat, short
@@ -15,12 +17,14 @@ from project.comparison.runs import Group
 from project.comparison.statistics import Comparison
 
 MOST_KEYS = 12  # that differ, before a table of them says nothing
-NAME_WIDTH = 22
+SCREEN = 80  # columns
 NAMES = {"accuracy": "accuracy, %", "loss": "loss, nats", "bits_per_byte": "bits per byte"}
-NOTES = """\
-± is the standard deviation over runs; the interval holds for 95 %: of the mean over
-seeds (Student's t), of a single run over the examples of its split. p-values are
-adjusted for the number of comparisons on the same data (Holm)."""
+SPREAD = """\
+± is the standard deviation over runs; the interval holds for 95 %: of the mean
+over seeds (Student's t), of a single run over the examples of its split."""
+NOTES = f"""\
+{SPREAD}
+p-values are adjusted for the number of comparisons on the same data (Holm)."""
 
 
 def scale(metric: str) -> tuple[float, int]:
@@ -83,6 +87,18 @@ def cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 3] + "..."
 
 
+def fitted(rows: Sequence[tuple[str, ...]], column: int) -> list[tuple[str, ...]]:
+    """Return rows with one column cut, so that they fit on the screen when they are aligned."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    room = SCREEN - sum(widths) + widths[column] - 2 * (len(widths) - 1)
+    return [(*row[:column], cut(row[column], max(room, 8)), *row[column + 1 :]) for row in rows]
+
+
+def wrapped(text: str, indent: str = "  ") -> list[str]:
+    """Return a text as lines that fit on the screen, all but the first indented."""
+    return textwrap.wrap(text, SCREEN, subsequent_indent=indent, break_on_hyphens=False)
+
+
 def aligned(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
     """Return rows, the first of which is the head, as lines of equal columns."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -102,7 +118,7 @@ def text_of(boards: list[Board], left_out: Counter[str]) -> str:
     parts = ["\n".join(lines_of(board)) for board in boards]
     parts.append(NOTES)
     if words := left_out_in_words(left_out):
-        parts[-1] += f"\n{words}"
+        parts[-1] += "\n" + "\n".join(wrapped(words, indent=""))
     return "\n\n".join(parts)
 
 
@@ -114,14 +130,13 @@ def lines_of(board: Board) -> list[str]:
         val, last = (figure_of(group, split, board.metric) for split in ("val", board.split))
         interval = shown_interval(last.interval if last else None, board.metric)
         test = shown(last, board.metric) if board.split == "test" else "none"
-        name = cut(group.name, NAME_WIDTH)
-        ranks.append(
-            (str(rank), name, runs_in_words(group), shown(val, board.metric), test, interval)
-        )
+        val_shown = shown(val, board.metric)
+        ranks.append((str(rank), group.name, runs_in_words(group), val_shown, test, interval))
         costs.append(cost_row(rank, group))
     ranks[0] = ("", "experiment", "runs", "validation", "test", "95 % interval")
     head = ("", "parameters", "training", "throughput", "energy", "code")
-    lines = [title, *aligned(ranks, right=[2]), "", *aligned([head, *costs], right=[1, 2, 3, 4])]
+    lines = [title, *aligned(fitted(ranks, column=1), right=[2]), ""]
+    lines += aligned([head, *costs], right=[1, 2, 3, 4])
     lines += [f"{rank}  {command_of(group)}" for rank, group in enumerate(board.groups, start=1)]
     if len(board.groups) > 1:
         lines += ["", *verdicts(board), *differences(board)]
@@ -145,15 +160,16 @@ def verdicts(board: Board) -> list[str]:
     for i in range(1, len(board.groups)):
         found = board.against_first.get(i)
         if found is None:
-            lines.append(f"1 against {i + 1}: no paired test, for want of outcomes.npz of both")
-            lines.append("  on the same examples: project.evaluate makes that of an older run")
+            lines.append(f"1 against {i + 1}: no paired test: other examples or tokens, or no")
+            lines.append("  outcomes.npz, which project.evaluate makes of an older run")
             continue
-        lines += verdict(board, i, found)
+        said, by = verdict(board, i, found)
+        lines += [*wrapped(said), *wrapped(f"  {by}")]
     return lines
 
 
-def verdict(board: Board, i: int, found: Comparison) -> list[str]:
-    """Return two lines on how the first compares with another."""
+def verdict(board: Board, i: int, found: Comparison) -> tuple[str, str]:
+    """Return how the first compares with another, and by which test."""
     factor, digits = scale(board.metric)
     unit = " points" if board.metric == "accuracy" else " nats"
     low, high = (f"{factor * end:+.{digits}f}" for end in found.interval)
@@ -161,23 +177,40 @@ def verdict(board: Board, i: int, found: Comparison) -> list[str]:
     sure = "not told apart"
     if p_value < 0.05:
         sure = "better" if found.difference > 0 else "worse"
-    return [
+    said = (
         f"1 against {i + 1}: {sure}, {factor * found.difference:+.{digits}f}{unit} "
-        f"(95 %: {low} to {high}), p = {p_value:.2g}",
-        f"  {found.method}, {board.split} split",
-    ]
+        f"(95 %: {low} to {high}), p = {p_value:.2g}"
+    )
+    return said, f"{found.method}, {board.split} split"
 
 
 def differences(board: Board) -> list[str]:
-    """Return the keys that are not the same in all groups, with their values by rank."""
+    """Return the keys that are not the same in all groups, with their values by rank.
+
+    In several tables where the groups do not fit beside each other.
+    """
     configs = [group.newest.recipe for group in board.groups]
     keys = differing(configs)
     if len(keys) > MOST_KEYS and len(board.groups) > 2:
         return ["", f"{len(keys)} keys of the configurations differ: compare two to see them."]
-    flattened = [flat(config) for config in configs]
-    head = ("differs", *(str(rank) for rank in range(1, len(configs) + 1)))
-    rows = [(typed(key), *(cut(value_of(c, key), 20) for c in flattened)) for key in keys]
-    return ["", *aligned([head, *rows])] if rows else []
+    columns = [["differs", *map(typed, keys)]]
+    for rank, config in enumerate(map(flat, configs), start=1):
+        columns.append([str(rank), *(cut(value_of(config, key), 20) for key in keys)])
+    return [line for table in side_by_side(columns) for line in ("", *table)] if keys else []
+
+
+def side_by_side(columns: list[list[str]]) -> list[list[str]]:
+    """Return tables that fit on the screen, each of the first column and some of the others."""
+    first, *others = columns
+    tables, taken = [], [first]
+    for column in others:
+        width = sum(2 + max(map(len, cells)) for cells in (*taken, column)) - 2
+        if width > SCREEN and len(taken) > 1:
+            tables.append(taken)
+            taken = [first]
+        taken.append(column)
+    tables.append(taken)
+    return [aligned(list(zip(*table, strict=True))) for table in tables]
 
 
 def typed(key: str) -> str:
@@ -205,17 +238,27 @@ def markdown_of(boards: list[Board], left_out: Counter[str]) -> str:
     parts = []
     for board in boards:
         lines = [
-            f"### {board.data}: {NAMES.get(board.metric, board.metric)}",
+            f"### {escape(board.data)}: {NAMES.get(board.metric, board.metric)}",
             "",
             "| | experiment | runs | validation | test | 95 % interval | p (1 better) "
             "| parameters | training | throughput | energy | code | command |",
             "| --- " * 13 + "|",
         ]
         for i, group in enumerate(board.groups):
-            lines.append("| " + " | ".join(markdown_row(board, i, group)) + " |")
+            lines.append("| " + " | ".join(map(in_a_cell, markdown_row(board, i, group))) + " |")
         parts.append("\n".join(lines))
     parts.append(NOTES.replace("\n", " ") + f" {left_out_in_words(left_out)}".rstrip())
     return "\n\n".join(parts) + "\n"
+
+
+def in_a_cell(text: str) -> str:
+    """Return Markdown that ends neither its cell nor its row."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def as_code(text: str) -> str:
+    """Return a text as it is typed, in Markdown, whatever is in it."""
+    return f"`` {text} ``" if "`" in text else f"`{text}`"
 
 
 def markdown_row(board: Board, i: int, group: Group) -> list[str]:
@@ -223,14 +266,14 @@ def markdown_row(board: Board, i: int, group: Group) -> list[str]:
     rank, *cost = cost_row(i + 1, group)
     return [
         rank,
-        group.name,
+        escape(group.name, quote=False),
         runs_in_words(group),
         shown(val, board.metric),
         shown(last, board.metric) if board.split == "test" else "none",
         shown_interval(last.interval if last else None, board.metric),
         f"{board.adjusted[i]:.2g}" if i in board.adjusted else "",
         *cost,
-        f"`{command_of(group)}`",
+        as_code(command_of(group)),
     ]
 
 

@@ -21,6 +21,7 @@ from project.messages import UsageError
 from project.training.resume import code_has_changed, complete_config
 
 STOPPED = ("running", "interrupted")  # by a kill, or by a signal
+HANDED_ON = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
 def numbers(text: str) -> list[int]:
@@ -72,15 +73,16 @@ def train_each(
     runs = Path(cli.config.runs_dir)
     used: list[Run] = []
     for seed in seeds or [int(cli.config.seed_everything)]:
-        for fold in folds or [fold_of(config)]:
-            name = f"seed {seed}" + (f", fold {fold}" if folds else "")
+        for fold in folds or (None,):
+            name = f"seed {seed}" + ("" if fold is None else f", fold {fold}")
             chosen = ["--seed_everything", str(seed)]
-            chosen += ["--data.fold", str(fold)] if folds else []
+            chosen += [] if fold is None else ["--data.fold", str(fold)]
             wanted = Run(Path(), {"seed": seed}, with_fold(config, fold))
             if code := train_one(name, [*arguments, *chosen], wanted, runs):
-                print(f"{name} stopped; the same command goes on with it", file=sys.stderr)
+                then = "goes on with it" if code >= 128 else "tries it again"
+                print(f"{name} ended with code {code}; the same command {then}", file=sys.stderr)
                 return code, used
-            done = newest(runs, wanted)
+            done = newest(runs, wanted, of_any_code=True)  # which may be edited meanwhile
             assert done is not None, "a run that ended well is not found by its configuration"
             used.append(done)
     return 0, used
@@ -98,7 +100,7 @@ def check(config: dict[str, Any], folds: list[int]) -> None:
         raise UsageError("trainer.fast_dev_run keeps nothing: there is nothing to repeat")
     if not folds:
         return
-    num_folds = config["data"]["init_args"].get("num_folds")
+    num_folds = (config.get("data") or {}).get("init_args", {}).get("num_folds")
     if num_folds is None or max(folds) >= num_folds:
         raise UsageError(
             f"--folds {max(folds)} of data.num_folds {num_folds}: set --data.num_folds to "
@@ -106,12 +108,8 @@ def check(config: dict[str, Any], folds: list[int]) -> None:
         )
 
 
-def fold_of(config: dict[str, Any]) -> int:
-    return int((config.get("data") or {}).get("init_args", {}).get("fold", 0))
-
-
-def with_fold(config: dict[str, Any], fold: int) -> dict[str, Any]:
-    if not config.get("data"):
+def with_fold(config: dict[str, Any], fold: int | None) -> dict[str, Any]:
+    if fold is None:
         return config
     data = config["data"]
     return {**config, "data": {**data, "init_args": {**data["init_args"], "fold": fold}}}
@@ -130,7 +128,7 @@ def train_one(name: str, arguments: list[str], wanted: Run, runs: Path) -> int:
     return run_in_a_process(arguments)
 
 
-def newest(runs: Path, wanted: Run) -> Run | None:
+def newest(runs: Path, wanted: Run, of_any_code: bool = False) -> Run | None:
     """Return the newest run of the same recipe, code, seed and fold; finished before stopped."""
     candidates = []
     for directory in directories([runs]):
@@ -139,7 +137,7 @@ def newest(runs: Path, wanted: Run) -> Run | None:
             continue
         if run.record.get("status") not in ("finished", *STOPPED):
             continue
-        if not code_has_changed(directory, run.record):
+        if of_any_code or not code_has_changed(directory, run.record):
             candidates.append(run)
     candidates.sort(key=lambda run: run.record["status"] == "finished")  # names are in order
     return candidates[-1] if candidates else None
@@ -161,7 +159,8 @@ def finished(cli: ProjectCLI) -> list[Run]:
 def run_in_a_process(arguments: list[str]) -> int:
     """Train in a process of its own, as if typed alone; return its exit code.
 
-    SIGTERM is handed on, so that the run is saved. Ctrl-C reaches both from the terminal.
+    SIGTERM and SIGUSR1 are handed on, so that the run is saved. Ctrl-C reaches both from the
+    terminal.
     """
     command = [sys.executable, "-m", "project.train", *arguments]
     with subprocess.Popen(command) as process, handed_on(process):
@@ -174,12 +173,17 @@ def run_in_a_process(arguments: list[str]) -> int:
 
 @contextmanager
 def handed_on(process: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """Hand SIGTERM on to a process, while inside."""
-    before = signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number))
+    """Hand signals on to a process, while inside."""
+
+    def hand_on(number: int, frame: Any) -> None:
+        process.send_signal(number)
+
+    before = {number: signal.signal(number, hand_on) for number in HANDED_ON}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def exit_code(returned: int) -> int:
