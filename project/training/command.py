@@ -57,6 +57,8 @@ def command(arguments: list[str]) -> int:
             print(help_of_everything(ProjectCLI(arguments[:-2])))
             return 0
         if options.resume is not None:
+            if options.seeds or options.folds:
+                raise UsageError("--resume goes on with one run; --seeds and --folds find theirs")
             resume(options, arguments)
             return 0
         if options.seeds or options.folds:

@@ -94,8 +94,11 @@ def log_outcomes(
 ) -> None:
     """Show the confusion matrix of an image classifier and, of the validation, its mistakes.
 
-    Those of the test split are not shown: what is looked at is learnt from.
+    Those of the test split are not shown: what is looked at is learnt from. Without a dashboard
+    (`--trainer.logger false`) nothing is drawn, which takes longer than a small training.
     """
+    if all(isinstance(logger, MetricsFile) for logger in loggers):
+        return
     for name, picture in pictures_of(task, data, split):
         log_picture(loggers, f"{split}/{name}", picture, step)
 
