@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import traceback
 from collections.abc import Callable
 
 from project.messages import RunError, UsageError
@@ -12,12 +13,14 @@ ALLOW_HELP = "build classes of this package too, if the checkpoint names them"
 
 def command_form(name: str, description: str) -> argparse.ArgumentParser:
     """Return the form of `python -m project.<name>`, which takes no abbreviations."""
-    return argparse.ArgumentParser(
+    form = argparse.ArgumentParser(
         prog=f"python -m project.{name}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    form.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return form
 
 
 def add_run(form: argparse.ArgumentParser) -> None:
@@ -35,6 +38,8 @@ def exit_code_of(action: Callable[[], int | None]) -> int:
     try:
         return action() or 0
     except (UsageError, ValueError) as error:
+        if "--debug" in sys.argv:
+            traceback.print_exc()
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except RunError as error:
@@ -47,5 +52,6 @@ def exit_code_of(action: Callable[[], int | None]) -> int:
         sys.stderr.close()
         return 141
     except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"error: {place}{error.strerror or error}", file=sys.stderr)
         return 1

@@ -12,7 +12,7 @@ DESCRIPTION = """\
 Rebuild task, network and data from what is inside a checkpoint, measure it on
 a split, print a table with 95 % intervals, and add it to evaluation.json in
 the run. Data that lie elsewhere on this machine are found by DATA_DIR or
---data.root.
+--data.root; any --data.KEY VALUE changes the data.
 
 examples:
   python -m project.evaluate runs/<run>
@@ -37,7 +37,6 @@ def parser() -> argparse.ArgumentParser:
     form.add_argument(
         "--split", choices=("test", "val", "train"), help="test by default, val if there is none"
     )
-    form.add_argument("--data.KEY", metavar="VALUE", help="any key of the data, to change it")
     form.add_argument("--device", default="auto", help="auto (default), cpu, cuda, mps")
     form.add_argument("--precision", help="that of the training by default")
     form.add_argument("--output", type=Path, help="evaluation.json in the run by default")
@@ -51,8 +50,8 @@ def run(options: argparse.Namespace, changes: list[str], typed: list[str]) -> No
         UsageError: If something is changed that is not of the data.
     """
     from project.training.command import quieten_lightning
-    from project.training.evaluation import evaluate, keep
-    from project.training.run_directory import command_line
+    from project.training.evaluation import earlier, evaluate, keep, place_of
+    from project.training.run_directory import typed_command
 
     for change in changes:
         if change.startswith("-") and not change.startswith("--data."):
@@ -60,6 +59,9 @@ def run(options: argparse.Namespace, changes: list[str], typed: list[str]) -> No
                 f"unknown option {change}; of a trained model only --data.* may change"
             )
     quieten_lightning()
+    path = place_of(options.run, options.output)
+    if path is not None:
+        earlier(path)  # so that nothing is measured that could not be kept
     found = evaluate(
         options.run,
         options.split,
@@ -68,9 +70,9 @@ def run(options: argparse.Namespace, changes: list[str], typed: list[str]) -> No
         options.precision,
         options.allow,
     )
-    found = {"command": command_line("evaluate", typed), **found}
+    found = {"command": typed_command("evaluate", typed), **found}
     print(table(found))
-    path = keep(options.run, options.output, found)
+    keep(path, options.run, found)
     print(f"kept in {path}" if path else "not kept: --output FILE says where to")
 
 
@@ -92,8 +94,8 @@ def table(found: dict[str, Any]) -> str:
 def data_in_words(found: dict[str, Any]) -> str:
     data = found["data"]
     name = data.get("dataset") or data.get("corpus") or "its own data module"
-    same = "as in training" if found["is_training_data"] else "not those of the training"
-    return f"{name}, {same}" if data else name
+    words = {True: ", as in training", False: ", not those of the training", None: ""}
+    return name + words[found["is_training_data"]]
 
 
 def class_lines(confusion: list[list[int]], names: list[str] | None) -> list[str]:

@@ -235,12 +235,15 @@ def test_a_wrong_mode_is_one_line(tmp_path, capsys) -> None:
 def test_an_agent_of_wandb_keeps_its_own_run_id(monkeypatch, tmp_path) -> None:
     from lightning.pytorch.loggers import WandbLogger
 
-    from project.training.weights_and_biases import start
+    from project.training import weights_and_biases
 
+    monkeypatch.setattr(weights_and_biases, "begun", lambda logger: "")
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
-    logger = WandbLogger(mode="disabled", save_dir=tmp_path)
-    assert start(logger, tmp_path / "run")
-    assert logger._wandb_init["id"] is None
+    for wanted in (None, "run"):
+        logger = WandbLogger(mode="disabled", save_dir=tmp_path)
+        assert weights_and_biases.start(logger, tmp_path / "run")
+        assert logger._wandb_init["id"] == wanted
+        monkeypatch.delenv("WANDB_SWEEP_ID", raising=False)
 
 
 def test_mlflow_is_a_config_and_says_what_is_missing(tmp_path, capsys) -> None:
@@ -305,3 +308,28 @@ def test_the_dashboard_of_no_folder_or_a_taken_port_is_one_line(tmp_path, capsys
     assert main([str(tmp_path), "--port", str(server.server_port), "--no_browser"]) == 1
     assert "take another --port" in capsys.readouterr().err
     server.server_close()
+
+
+def test_a_picture_that_cannot_be_drawn_does_not_end_a_run(tmp_path, monkeypatch, capsys) -> None:
+    def broken(*arguments, **options) -> None:
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr("project.training.dashboards.confusion_picture", broken)
+    assert command([*SHORT, "--runs_dir", str(tmp_path / "runs")]) == 0
+    assert "the pictures of the val split cannot be shown: no font" in capsys.readouterr().err
+    (path,) = (tmp_path / "runs").glob("*/run.json")
+    assert json.loads(path.read_text())["status"] == "finished"
+
+
+def test_the_home_folder_alone_is_hidden_and_the_command_can_be_typed_again(monkeypatch) -> None:
+    from project.training.dashboards import without_home
+    from project.training.run_directory import typed_command
+
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert without_home({"a": ["/home/ada/data", "/home/adam", "/x/home/ada"]}) == {
+        "a": ["~/data", "/home/adam", "/x/home/ada"]
+    }
+    typed = typed_command(
+        "train", ["--data.root", "/home/ada/my data", "--config=/home/ada/x.yaml"]
+    )
+    assert typed.endswith("""--data.root "$HOME"'/my data' --config="$HOME"/x.yaml""")

@@ -247,3 +247,68 @@ def test_an_optimizer_that_cannot_be_described_is_left_out_and_the_rest_reloads(
         )
     path = fitted(task, ImageData(Digits()), tmp_path)
     assert ImageClassification.load_from_checkpoint(path, weights_only=True).optimizer is None
+
+
+def test_no_other_package_is_imported_to_change_the_data(image_run, tmp_path, monkeypatch) -> None:
+    """A checkpoint from a stranger may name any class, and importing it runs its code."""
+    (tmp_path / "stranger.py").write_text("open('was_imported', 'w').close()\nclass Data: pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    content = torch.load(image_run / "checkpoints" / "best.ckpt", weights_only=True)
+    content["datamodule_hyper_parameters"]["_class_path"] = "stranger.Data"
+    torch.save(content, tmp_path / "strange.ckpt")
+    assert main([str(tmp_path / "strange.ckpt"), "--data.batch_size", "3"]) == 2
+    assert not Path("was_imported").exists()
+
+
+def test_text_that_moves_between_the_splits_is_not_the_data_of_the_training(
+    text_run, capsys
+) -> None:
+    kept = (text_run / "outcomes.npz").read_bytes()
+    assert main([str(text_run), "--device=cpu", "--data.test_fraction=0.4"]) == 0
+    assert "may hold what the model was trained on" in capsys.readouterr().out
+    assert not evaluations(text_run)[-1]["is_training_data"]
+    assert (text_run / "outcomes.npz").read_bytes() == kept
+
+
+def test_what_the_run_measured_is_never_replaced(image_run) -> None:
+    kept = (image_run / "outcomes.npz").read_bytes()
+    for change in (["--precision", "32-true"], ["--data.eval_batch_size", "7"], []):
+        assert main([str(image_run), "--device", "cpu", *change]) == 0
+        assert (image_run / "outcomes.npz").read_bytes() == kept
+
+
+def test_the_same_test_images_are_known_whatever_the_validation_split(image_run) -> None:
+    assert main([str(image_run), "--device=cpu", "--data.split_seed=5"]) == 0
+    assert evaluations(image_run)[-1]["is_training_data"]
+
+
+def test_a_file_that_holds_something_else_is_not_written_over(image_run, tmp_path, capsys) -> None:
+    (tmp_path / "run.json").write_text('{"a": 1}')
+    assert main([str(image_run), "--output", str(tmp_path / "run.json")]) == 2
+    assert "holds no evaluations" in capsys.readouterr().err
+    assert (tmp_path / "run.json").read_text() == '{"a": 1}'
+
+
+@pytest.mark.parametrize("argument", [torch.ones(2), torch.device("cpu"), {1, 2}, range(3)])
+def test_an_argument_of_any_kind_does_not_keep_a_task_from_being_built(argument) -> None:
+    class Own(ImageClassification):
+        def __init__(self, network: nn.Module, extra: object) -> None:
+            super().__init__(network)
+            self.save_hyperparameters("extra", logger=False)
+
+    with pytest.warns(UserWarning, match="checkpoints will be without 'extra'"):
+        Own(CNN(image_size=8, width=8), argument)
+
+
+class Stochastic(nn.Module):
+    """Cannot be built without memory."""
+
+    def __init__(self, depth: int = 3) -> None:
+        super().__init__()
+        self.depth = depth
+        self.rates = [rate.item() for rate in torch.linspace(0, 1, depth)]
+
+
+def test_a_network_that_cannot_be_built_twice_is_told(tmp_path) -> None:
+    with pytest.warns(UserWarning, match="Stochastic cannot be built again"):
+        ImageClassification(Stochastic())

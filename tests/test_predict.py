@@ -186,3 +186,21 @@ def test_a_checkpoint_of_other_data_says_what_to_do(tmp_path, capsys) -> None:
     torch.save(content, tmp_path / "strange.ckpt")
     assert main([str(tmp_path / "strange.ckpt"), "a.png"]) == 2
     assert "error: " in capsys.readouterr().err
+
+
+def test_a_damaged_file_of_any_kind_is_left_out(image_run, tmp_path, capsys) -> None:
+    """A photo whose EXIF is damaged makes Pillow raise errors of other modules."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.new("L", (9, 9), 50)
+    image.save(tmp_path / "good.jpg", exif=exif)
+    content = bytearray((tmp_path / "good.jpg").read_bytes())
+    place = content.index(b"Exif") + 6
+    broken = []
+    for i in range(place, place + 24):
+        damaged = bytearray(content)
+        damaged[i] ^= 0xFF
+        (tmp_path / f"{i}.jpg").write_bytes(damaged)
+        broken.append(str(tmp_path / f"{i}.jpg"))
+    assert main([str(image_run), *broken, str(tmp_path / "good.jpg")]) in (0, 1)
+    assert "good.jpg" in capsys.readouterr().out

@@ -250,7 +250,7 @@ def test_failures_in_a_row_stop_the_sweep_with_their_reason(tmp_path, monkeypatc
 def test_two_processes_share_a_study_and_one_that_is_killed_takes_its_trial_alone(
     tmp_path, monkeypatch
 ) -> None:
-    (tmp_path / "own.py").write_text(
+    (tmp_path / "own_crash.py").write_text(
         "import os, signal\n"
         "from lightning.pytorch import Callback\n"
         "class Crash(Callback):\n"
@@ -261,7 +261,9 @@ def test_two_processes_share_a_study_and_one_that_is_killed_takes_its_trial_alon
     file = write_sweep(
         tmp_path,
         trials=2,
-        space={"trainer.callbacks": {"choices": [None, [{"class_path": "own.Crash"}]]}},
+        space={
+            "trainer.callbacks": {"choices": [None, [{"class_path": "own_of_the_sweep.Crash"}]]}
+        },
         sampler={"class_path": "RandomSampler", "init_args": {"seed": 3}},
     )
     assert main(command_line(file, "--processes", "2")) == 0

@@ -12,7 +12,7 @@ from project.comparison.statistics import (
     block_means,
     holm,
     mcnemar,
-    paired_bootstrap,
+    paired,
     seed_interval,
 )
 from project.training.outcomes import Outcomes, load_outcomes
@@ -99,7 +99,7 @@ def metric_of(groups: list[Group]) -> str:
     tokens = {json.dumps(run.record.get("data", {}).get("sha256")) for run in runs}
     if all(run.value("val", "bits_per_byte") is not None for run in runs) and len(tokens) > 1:
         return "bits_per_byte"
-    return str(runs[-1].record.get("chosen_by", "val/loss")).partition("/")[2]
+    return str(runs[-1].record.get("chosen_by", "val/loss")).removeprefix("val/")
 
 
 def is_less_better(metric: str, groups: list[Group]) -> bool:
@@ -115,7 +115,8 @@ def figure_of(group: Group, split: str, metric: str) -> Figure | None:
     if not values:
         return None
     if len(values) == 1:
-        return Figure(values[0], None, group.runs[0].interval(split, metric))
+        measured = [run for run in group.runs if run.value(split, metric) is not None]
+        return Figure(values[0], None, measured[0].interval(split, metric))
     interval = seed_interval(values)
     if interval is not None and metric == "accuracy":  # Student's t knows no bounds
         interval = max(0.0, interval[0]), min(1.0, interval[1])
@@ -132,7 +133,9 @@ def compare(first: Group, second: Group, split: str) -> Comparison | None:
         return compare_images(*outcomes)
     if any("predicted" in found for found in everything):
         return None
-    data = [run.record["data"].get("sha256") for group in (first, second) for run in group.runs]
+    data = [
+        run.record.get("data", {}).get("sha256") for group in (first, second) for run in group.runs
+    ]
     if any(hashes != data[0] for hashes in data):
         return None  # other tokens
     if len({len(found["losses"]) for found in everything}) > 1:
@@ -141,7 +144,7 @@ def compare(first: Group, second: Group, split: str) -> Comparison | None:
     first_means, second_means = (block_means(values) for values in losses)
     num_blocks = first_means.shape[1]
     size = losses[0].shape[1] // num_blocks
-    return paired_bootstrap(-first_means, -second_means, f"blocks of {size} tokens")
+    return paired(-first_means, -second_means, f"blocks of {size} tokens")
 
 
 def compare_images(first: list[Outcomes], second: list[Outcomes]) -> Comparison | None:
@@ -153,4 +156,4 @@ def compare_images(first: list[Outcomes], second: list[Outcomes]) -> Comparison 
     if len(first) == len(second) == 1:
         return mcnemar(right[0][0], right[1][0])
     scores = [values.astype(np.float64) for values in right]
-    return paired_bootstrap(scores[0], scores[1], "images")
+    return paired(scores[0], scores[1], "images")

@@ -103,7 +103,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def ranks(board: Board) -> str:
-    head = ["experiment", "runs", "validation", "test", "95 % interval", "p (1 better)"]
+    head = ["experiment", "runs", "validation", "test", "95 % interval", "p (1 differs)"]
     head += ["parameters", "training", "throughput", "energy", "code"]
     rows = []
     for i, group in enumerate(board.groups):

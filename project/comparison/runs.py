@@ -1,9 +1,10 @@
 """Runs on disk, put together where they differ in nothing but seed and fold."""
 
 import json
+import statistics
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,14 @@ class Run:
 
     @cached_property
     def setting(self) -> str:
-        """The recipe as text, to tell whether two are the same."""
-        return json.dumps(self.recipe, sort_keys=True)
+        """The recipe and the code as text, to tell whether two runs repeat one another."""
+        processes = self.record.get("hardware", {}).get("processes", 1)
+        return json.dumps([self.recipe, self.code, processes], sort_keys=True)
+
+    @property
+    def code(self) -> str:
+        """First letters of the hash of the code; "unknown" for runs of older versions."""
+        return str(self.record.get("code_sha256", "unknown"))[:7]
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
@@ -80,10 +87,12 @@ class Group:
     Args:
         runs: At least one.
         name: That tells it from other groups.
+        failed: Seeds and folds of which no run ended well, such as those that diverged.
     """
 
     runs: list[Run]
     name: str = ""
+    failed: int = 0
 
     @property
     def newest(self) -> Run:
@@ -95,8 +104,14 @@ class Group:
         return len({run.repetition[1] for run in self.runs}) > 1
 
     def values(self, split: str, metric: str) -> list[float]:
-        found = (run.value(split, metric) for run in self.runs)
-        return [value for value in found if value is not None]
+        """Return a figure of each run; of several folds, that of each fold over its seeds."""
+        by_part: dict[int, list[float]] = {}
+        for number, run in enumerate(self.runs):
+            if (value := run.value(split, metric)) is not None:
+                by_part.setdefault(run.repetition[1] if self.is_crossed else number, []).append(
+                    value
+                )
+        return [statistics.fmean(values) for _, values in sorted(by_part.items())]
 
 
 @dataclass
@@ -117,6 +132,7 @@ def collect(places: list[Path]) -> Collection:
         UsageError: If one is neither.
     """
     left_out: Counter[str] = Counter()
+    failed: dict[str, set[tuple[int, int]]] = {}
     by_setting: dict[tuple[str, str], dict[tuple[int, int], Run]] = {}
     unique = {directory.resolve(): directory for directory in directories(places)}
     # Names begin with the time: of repeated seeds the newest is kept, wherever it lies.
@@ -124,12 +140,17 @@ def collect(places: list[Path]) -> Collection:
         run = read_run(directory)
         if run is None or (reason := unfit(run.record)):
             left_out["damaged" if run is None else reason] += 1
+            if run is not None and reason == "failed":
+                failed.setdefault(run.setting, set()).add(run.repetition)
             continue
-        setting = run.setting, identity_of_data(run.record.get("data", {}))
-        repetitions = by_setting.setdefault(setting, {})
+        key = run.setting, identity_of_data(run.record.get("data", {}))
+        repetitions = by_setting.setdefault(key, {})
         left_out["repeated"] += run.repetition in repetitions
         repetitions[run.repetition] = run
-    groups = [Group([runs[key] for key in sorted(runs)]) for runs in by_setting.values()]
+    groups = []
+    for (setting, _), found in by_setting.items():
+        without_result = failed.get(setting, set()) - found.keys()
+        groups.append(Group([found[key] for key in sorted(found)], failed=len(without_result)))
     return Collection(named(groups), +left_out)
 
 
@@ -187,7 +208,13 @@ def named(groups: list[Group]) -> list[Group]:
         experiment: differing([group.newest.recipe for group in rivals])
         for experiment, rivals in by_experiment.items()
     }
-    return [Group(group.runs, name_of(group.newest, keys)) for group in groups]
+    names = [name_of(group.newest, keys) for group in groups]
+    named_groups = []
+    for group, name in zip(groups, names, strict=True):
+        if names.count(name) > 1:  # the same recipe by other code, or on other data
+            name += f" code={group.newest.code}"
+        named_groups.append(replace(group, name=name))
+    return named_groups
 
 
 def name_of(run: Run, keys: dict[str, list[str]]) -> str:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr, stdtrit
+from scipy.special import bdtr, stdtr, stdtrit
 
 from project.training.intervals import Z_95
 
 Floats = NDArray[np.float64]
-RESAMPLES = 2_000
+RESAMPLES = 10_000
 CHUNK = 100  # resamples drawn at a time
 BLOCK_TOKENS = 256  # neighbours in a text are alike, so that blocks are drawn and not tokens
 FEWEST_BLOCKS = 50
@@ -68,47 +68,74 @@ def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Comparison:
         (only_first - only_second) / n,
         (a - b - spread, a - b + spread),
         min(1.0, 2 * tail),
-        f"McNemar's exact test on {n:,} images: {only_first} only the first has right, "
-        f"{only_second} only the other",
+        f"McNemar's exact test of these two runs on {n:,} images: {only_first} only the first "
+        f"has right, {only_second} only the other",
     )
 
 
-def paired_bootstrap(first: Floats, second: Floats, unit: str) -> Comparison:
-    """Compare two models by the scores of the same examples, over the seeds of both.
-
-    Examples are drawn anew, the same for both, and so are the seeds of each (Efron 1979). With a
-    single seed each, the answer is about these two runs and not about their recipes; with two or
-    three, and seeds that matter more than examples, it is sure too soon (1 time in 10, not in 20).
+def paired(first: Floats, second: Floats, unit: str) -> Comparison:
+    """Compare two models by the scores of the same examples.
 
     Args:
         first, second: Scores, more is better, (seeds, n); the seeds need not be as many.
         unit: What an example is, in words.
     """
+    if len(first) == len(second) == 1:
+        return paired_bootstrap(first[0], second[0], unit)
+    return over_seeds(first, second, unit)
+
+
+def paired_bootstrap(first: Floats, second: Floats, unit: str) -> Comparison:
+    """Compare two runs: examples are drawn anew, the same for both (Efron 1979).
+
+    The answer is about these two runs; other seeds of their recipes may differ from them.
+
+    Args:
+        first, second: Scores, (n,).
+    """
     generator = np.random.default_rng(0)
-    n = first.shape[1]
-    differences: list[Floats] = []
-    for _ in range(RESAMPLES // CHUNK):
-        drawn = generator.integers(0, n, (CHUNK, n))
-        weights = np.stack([np.bincount(row, minlength=n) for row in drawn]) / n  # (CHUNK, n)
-        means = []
-        for scores in (first, second):
-            by_seed = weights @ scores.T  # (CHUNK, seeds)
-            k = len(scores)
-            drawn_seeds = generator.integers(0, k, by_seed.shape)
-            mean = by_seed.mean(axis=1)
-            of_drawn = np.take_along_axis(by_seed, drawn_seeds, axis=1).mean(axis=1)
-            # Of k seeds that were drawn, means vary too little, by (k - 1) / k in variance.
-            means.append(mean + math.sqrt(k / max(1, k - 1)) * (of_drawn - mean))
-        differences.append(means[0] - means[1])
-    found = np.concatenate(differences)  # (RESAMPLES,)
+    differences, n = first - second, len(first)
+    drawn = [
+        differences[generator.integers(0, n, (CHUNK, n))].mean(axis=1)
+        for _ in range(RESAMPLES // CHUNK)
+    ]
+    found = np.concatenate(drawn)  # (RESAMPLES,)
     low, high = np.quantile(found, [0.025, 0.975])
     tail = 1 + min(int((found <= 0).sum()), int((found >= 0).sum()))
-    runs = f" and {len(first)} x {len(second)} runs" if len(first) + len(second) > 2 else ""
     return Comparison(
-        float(first.mean() - second.mean()),
+        float(differences.mean()),
         (float(low), float(high)),
         min(1.0, 2 * tail / (RESAMPLES + 1)),
-        f"paired bootstrap over {n:,} {unit}{runs}",
+        f"paired bootstrap over {n:,} {unit}, of these two runs",
+    )
+
+
+def over_seeds(first: Floats, second: Floats, unit: str) -> Comparison:
+    """Compare two recipes by the means over their seeds, with other seeds and examples in mind.
+
+    The variance of the difference is that of the examples, paired, plus that of the seeds, which
+    both recipes are taken to share, so that a single run of one is no certainty. Student's t with
+    the degrees of freedom of Satterthwaite 1946, where the examples' part is as good as known.
+
+    Args:
+        first, second: Scores, (seeds, n), three seeds or more in all.
+    """
+    ka, kb, n = len(first), len(second), first.shape[1]
+    by_seed = [scores.mean(axis=1) for scores in (first, second)]  # (ka,), (kb,)
+    difference = float(by_seed[0].mean() - by_seed[1].mean())
+    of_examples = float((first.mean(axis=0) - second.mean(axis=0)).var(ddof=1)) / n
+    squares = sum(float(((means - means.mean()) ** 2).sum()) for means in by_seed)
+    of_seeds = squares / (ka + kb - 2) * (1 / ka + 1 / kb)
+    spread = math.sqrt(of_examples + of_seeds)
+    freedom = (ka + kb - 2) * ((of_examples + of_seeds) / of_seeds) ** 2 if of_seeds else math.inf
+    freedom = min(freedom, 1e9)
+    half = float(stdtrit(freedom, 0.975)) * spread
+    tail = float(stdtr(freedom, -abs(difference) / spread)) if spread else 0.5
+    return Comparison(
+        difference,
+        (difference - half, difference + half),
+        min(1.0, 2 * tail),
+        f"Student's t over {n:,} {unit} and {ka} x {kb} runs",
     )
 
 

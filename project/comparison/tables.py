@@ -21,7 +21,8 @@ SCREEN = 80  # columns
 NAMES = {"accuracy": "accuracy, %", "loss": "loss, nats", "bits_per_byte": "bits per byte"}
 SPREAD = """\
 ± is the standard deviation over runs; the interval holds for 95 %: of the mean
-over seeds (Student's t), of a single run over the examples of its split."""
+over seeds (Student's t), of a single run over the examples of its split. Over
+folds, which share most of their training images, it is too narrow."""
 NOTES = f"""\
 {SPREAD}
 p-values are adjusted for the number of comparisons on the same data (Holm)."""
@@ -48,7 +49,12 @@ def shown_interval(interval: tuple[float, float] | None, metric: str) -> str:
 
 
 def runs_in_words(group: Group) -> str:
-    return f"{len(group.runs)} folds" if group.is_crossed else str(len(group.runs))
+    """Return how many runs there are, as folds and seeds, and how many more have failed."""
+    seeds, folds = (len({run.repetition[i] for run in group.runs}) for i in (0, 1))
+    text = str(len(group.runs))
+    if group.is_crossed:
+        text = f"{folds} folds" + (f" x {seeds}" if seeds > 1 else "")
+    return text + (f" +{group.failed} failed" if group.failed else "")
 
 
 def seconds_of(group: Group) -> float:
@@ -240,7 +246,7 @@ def markdown_of(boards: list[Board], left_out: Counter[str]) -> str:
         lines = [
             f"### {escape(board.data)}: {NAMES.get(board.metric, board.metric)}",
             "",
-            "| | experiment | runs | validation | test | 95 % interval | p (1 better) "
+            "| | experiment | runs | validation | test | 95 % interval | p (1 differs) "
             "| parameters | training | throughput | energy | code | command |",
             "| --- " * 13 + "|",
         ]
@@ -279,7 +285,7 @@ def markdown_row(board: Board, i: int, group: Group) -> list[str]:
 
 COLUMNS = [
     "data", "metric", "rank", "experiment", "runs", "seeds", "val_mean", "val_deviation",
-    "test_mean", "test_deviation", "interval_low", "interval_high", "p_first_better",
+    "test_mean", "test_deviation", "interval_low", "interval_high", "p_first_differs",
     "parameters", "training_seconds", "throughput", "energy", "code", "command", "directories",
 ]  # fmt: skip
 
@@ -303,7 +309,7 @@ def csv_row(board: Board, i: int, group: Group) -> dict[str, Any]:
         "experiment": group.name,
         "runs": len(group.runs),
         "seeds": " ".join(str(run.repetition[0]) for run in group.runs),
-        "p_first_better": board.adjusted.get(i),
+        "p_first_differs": board.adjusted.get(i),
         "parameters": group.newest.record.get("parameters"),
         "training_seconds": seconds_of(group),
         "throughput": throughput_of(group),

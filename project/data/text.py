@@ -186,10 +186,9 @@ class TextData(LightningDataModule):
             ValueError: If there is no such split, or too little text for the streams.
         """
         if split not in self.splits:
-            raise ValueError(
-                f"the data have no {split} split: set --data.{split}_fraction above "
-                f"{getattr(self.preparation, f'{split}_fraction')}"
-            )
+            fraction = getattr(self.preparation, f"{split}_fraction", None)
+            remedy = f"set --data.{split}_fraction above {fraction}" if split != "train" else ""
+            raise ValueError(f"the data have no {split} split: {remedy or 'give a longer text'}")
         tokens = self.splits[split]
         is_training = split == "train" if is_training is None else is_training
         trainer = self.trainer
@@ -290,8 +289,8 @@ class TextData(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is needed of the training text without it; goes into every checkpoint."""
-        hashes = self.info["sha256"] if self.splits else {}
-        return {"tokenizer_state": self.tokenizer.state_dict(), "sha256": hashes}
+        state = {"tokenizer_state": self.tokenizer.state_dict()}
+        return state | ({k: self.info[k] for k in ("sha256", "tokens")} if self.splits else {})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the tokenizer of a checkpoint, also for a text that is opened later.

@@ -213,7 +213,7 @@ class LanguageModeling(LightningModule):
     def evaluate(self, batch: TokenBatch) -> None:
         """Count one batch; targets of -100 are left out."""
         counted = batch.targets != IGNORED  # (B, T)
-        starts = torch.zeros_like(batch.inputs[:, 0]) if batch.starts is None else batch.starts
+        starts = torch.full_like(batch.inputs[:, 0], -1) if batch.starts is None else batch.starts
         self.evaluated.append((self.evaluated_losses(batch), counted, starts))
         if self.token_bytes is not None:
             self.num_bytes += self.token_bytes[batch.targets[counted]].sum()
@@ -237,7 +237,8 @@ class LanguageModeling(LightningModule):
         for name in ("perplexity", "bits_per_byte"):
             if name in self.measured:
                 self.log(f"{split}/{name}", self.measured[name]["value"])
-        if self.trainer.state.fn != TrainerFn.FITTING:
+        self.outcomes = {}
+        if self.trainer.state.fn != TrainerFn.FITTING and starts.min() >= 0:
             places = (starts[:, None] + torch.arange(losses.shape[1]))[counted]
             self.outcomes = {"losses": losses[counted][places.argsort()]}
 

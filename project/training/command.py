@@ -62,7 +62,10 @@ def command(arguments: list[str]) -> int:
             resume(options, arguments)
             return 0
         if options.seeds or options.folds:
-            return train_repeatedly(build(arguments), arguments, options.seeds, options.folds)
+            if options.force:
+                raise UsageError("--force is for a run that is resumed: --resume RUN")
+            cli = build(arguments)
+            return train_repeatedly(cli, arguments, options.seeds, options.folds, options.allow)
         if options.force or options.allow:
             raise UsageError("--force and --allow are for a run that is resumed: add --resume RUN")
         cli = build(arguments)
@@ -94,7 +97,8 @@ def general_options(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
     try:
         return form.parse_known_args(arguments)
     except argparse.ArgumentError as error:
-        raise UsageError(f"{error.argument_name}: {error.message}") from error
+        needs = " needs a value" if "expected one" in error.message else ""
+        raise UsageError(f"{error.argument_name}{needs}: {error.message}") from error
 
 
 def build(arguments: list[str]) -> ProjectCLI:

@@ -4,7 +4,10 @@ TensorBoard, Weights & Biases and MLflow show texts and pictures; a run keeps th
 other logger of Lightning gets the numbers.
 """
 
+import re
+import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -12,9 +15,11 @@ from typing import Any
 import yaml
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from torch import Tensor
 
 from project.comparison.configurations import flat, short, without
 from project.training.pictures import Picture, confusion_picture, mistakes_picture
+from project.training.run_directory import home_folder
 from project.training.run_files import MetricsFile
 
 # Of the configuration, what belongs beside results; the rest is in the text of it.
@@ -48,8 +53,7 @@ def without_home(value: Any) -> Any:
         return {key: without_home(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [without_home(item) for item in value]
-    home = str(Path.home())
-    return value.replace(home, "~") if isinstance(value, str) and len(home) > 1 else value
+    return re.sub(home_folder(), "~", value) if isinstance(value, str) else value
 
 
 def log_configuration(loggers: Iterable[Logger], config: str, record: dict[str, Any]) -> None:
@@ -84,9 +88,10 @@ def log_results(loggers: Iterable[Logger], config: str, metrics: dict[str, Any],
         for name, figure in measured.items()
         if isinstance(figure, dict | float)
     }
-    for logger in loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(parameters, figures, step)
+    with spared("the hyper-parameters"):
+        for logger in loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.log_hyperparams(parameters, figures, step)
 
 
 def log_outcomes(
@@ -94,13 +99,23 @@ def log_outcomes(
 ) -> None:
     """Show the confusion matrix of an image classifier and, of the validation, its mistakes.
 
-    Those of the test split are not shown: what is looked at is learnt from. Without a dashboard
-    (`--trainer.logger false`) nothing is drawn, which takes longer than a small training.
+    The mistakes in the test split are not shown: what is looked at is learnt from. Without a
+    dashboard (`--trainer.logger false`) nothing is drawn: it takes longer than a small training.
     """
     if all(isinstance(logger, MetricsFile) for logger in loggers):
         return
-    for name, picture in pictures_of(task, data, split):
-        log_picture(loggers, f"{split}/{name}", picture, step)
+    with spared(f"the pictures of the {split} split"):
+        for name, picture in pictures_of(task, data, split):
+            log_picture(loggers, f"{split}/{name}", picture, step)
+
+
+@contextmanager
+def spared(what: str) -> Iterator[None]:
+    """Let nothing that goes wrong with what is only shown end a run; say what it was."""
+    try:
+        yield
+    except Exception as error:
+        print(f"warning: {what} cannot be shown: {error}", file=sys.stderr, flush=True)
 
 
 def pictures_of(
@@ -108,11 +123,11 @@ def pictures_of(
 ) -> Iterator[tuple[str, Picture]]:
     confusion, outcomes = getattr(task, "confusion", None), getattr(task, "outcomes", {})
     names = [str(name) for name in getattr(data, "class_names", ())]
-    if confusion is None or len(names) != len(confusion):
+    if not isinstance(confusion, Tensor) or confusion.shape != (len(names), len(names)):
         return
     yield "confusion", confusion_picture(confusion, names, f"{split} split")
     images = getattr(data, "splits", {}).get(split)
-    if split != "val" or images is None or len(images.labels) != len(outcomes["labels"]):
+    if split != "val" or images is None or len(images.labels) != len(outcomes.get("labels", ())):
         return
     picture = mistakes_picture(
         images.images.cpu(),

@@ -1,20 +1,25 @@
 """What a checkpoint measures on a split, with the data inside it or with others."""
 
 import json
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
 from project.configuration import changed_data
 from project.messages import UsageError
-from project.training.checkpoint import checkpoint_of, rebuild
+from project.training.checkpoint import (
+    check_classes,
+    checkpoint_of,
+    imports_limited_to,
+    rebuild,
+)
 from project.training.checkpoint_file import is_address, read, sha256_of
-from project.training.outcomes import save_outcomes
+from project.training.outcomes import load_outcomes, save_outcomes
 from project.training.progress import progress_display
 from project.training.run_directory import finite, provenance
 from project.training.whole_files import replace_text
@@ -46,7 +51,7 @@ def evaluate(
     """
     path = checkpoint_of(run)
     content = read(path)
-    notes = use_other_data(content, changes or [])
+    notes = use_other_data(content, changes or [], allowed or [])
     task, data = rebuild(content, allowed or [])
     if data is None:
         raise UsageError(
@@ -59,13 +64,15 @@ def evaluate(
         split = split or ("test" if "test" in getattr(data, "splits", ("test",)) else "val")
         if hasattr(task, "check_data"):
             check_sizes(task, data)
-        precision = precision or precision_of(content)
-        metrics = measure(task, data, split, device, precision)
-    except (ValueError, OSError) as error:
+        trainer = evaluator(device, precision or precision_of(content))
+    except (ValueError, OSError, MisconfigurationException) as error:
         raise UsageError(str(error)) from error
+    metrics = measure(trainer, task, data, split)
     trained_on = content.get(type(data).__qualname__, {})
     described = data.describe() if hasattr(data, "describe") else {}
-    notes += differences(trained_on, described, split)
+    is_same = same_examples(trained_on, described, split)
+    notes += differences(trained_on, described, split, is_same)
+    as_in_training = not changes and precision in (None, precision_of(content))
     origin = provenance([])
     del origin["command"]
     return {
@@ -74,19 +81,22 @@ def evaluate(
         "checkpoint_sha256": sha256_of(path),
         "step": content["global_step"],
         "split": split,
-        "precision": precision,
+        "precision": precision or precision_of(content),
         "metrics": {split: metrics},
         "data": described,
-        "is_training_data": described.get("sha256") == trained_on.get("sha256"),
+        "is_training_data": is_same,
         "notes": notes,
-        "outcomes": getattr(task, "outcomes", {}),
+        "outcomes": getattr(task, "outcomes", {}) if is_same and as_in_training else {},
     }
 
 
-def use_other_data(content: dict[str, Any], changes: list[str]) -> list[str]:
+def use_other_data(content: dict[str, Any], changes: list[str], allowed: list[str]) -> list[str]:
     """Change the data that a checkpoint names; return notes on what was not as it was.
 
     Folders that are not on this machine give way to `DATA_DIR`, else `data`.
+
+    Raises:
+        UsageError: If a change is not possible, or a class of another package is named.
     """
     saved = content.get(DATA, {})
     if "_class_path" not in saved:
@@ -99,7 +109,9 @@ def use_other_data(content: dict[str, Any], changes: list[str]) -> list[str]:
             content[DATA] = saved = {**saved, key: None}
             notes.append(f"{key} {place!r} is not here: looked for below DATA_DIR, else data")
     if changes:
-        content[DATA] = changed_data(saved, changes)
+        check_classes(saved, allowed)  # before anything imports them
+        with imports_limited_to(allowed):
+            content[DATA] = changed_data(saved, changes)
     return notes
 
 
@@ -109,31 +121,52 @@ def precision_of(content: dict[str, Any]) -> str:
     return str(config.get("trainer", {}).get("precision") or "32-true")
 
 
+def evaluator(device: str, precision: str) -> Trainer:
+    """Return a Trainer that measures, and keeps nothing."""
+    display = progress_display()
+    return Trainer(
+        accelerator=device,
+        devices=1,
+        precision=precision,  # type: ignore[arg-type]
+        logger=False,
+        callbacks=[display],
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=isinstance(display, ProgressBar),
+    )
+
+
 def measure(
-    task: LightningModule, data: LightningDataModule, split: str, device: str, precision: str
+    trainer: Trainer, task: LightningModule, data: LightningDataModule, split: str
 ) -> dict[str, Any]:
-    """Return what a task measures on a split; figures with an interval stand for those without."""
+    """Return what a task measures on a split; figures with an interval stand for those without.
+
+    Raises:
+        UsageError: If the data have no such split.
+    """
     if split == "train":
         if not hasattr(data, "evaluation_loader"):
             raise UsageError(f"{type(data).__name__} has no evaluation_loader: choose val or test")
         data.test_dataloader = partial(data.evaluation_loader, split)  # type: ignore[method-assign]
-    display = progress_display()
-    with tempfile.TemporaryDirectory() as scratch:
-        trainer = Trainer(
-            accelerator=device,
-            devices=1,
-            precision=precision,  # type: ignore[arg-type]
-            logger=False,
-            callbacks=[display],
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=isinstance(display, ProgressBar),
-            default_root_dir=scratch,
-        )
-        stage = trainer.validate if split == "val" else trainer.test
-        logged = stage(task, datamodule=data, verbose=False)
+    if split not in (splits := getattr(data, "splits", (split,))):
+        raise UsageError(f"the data have no {split} split; choose of {', '.join(splits)}")
+    stage = trainer.validate if split == "val" else trainer.test
+    logged = stage(task, datamodule=data, verbose=False)
     found = {name.split("/", 1)[-1]: v for part in logged for name, v in part.items()}
     return found | getattr(task, "measured", {})
+
+
+def same_examples(trained_on: dict[str, Any], described: dict[str, Any], split: str) -> bool | None:
+    """Return whether a split holds the examples that it held in training; None if unknown.
+
+    A text is one file of tokens, which its splits share, and the sizes say where they end.
+    """
+    before, now = trained_on.get("sha256"), described.get("sha256")
+    if not before or not now:
+        return None
+    if split in before:
+        return bool(before[split] == now.get(split))
+    return bool(before == now and trained_on.get("tokens") == described.get("tokens"))
 
 
 def check_sizes(task: Any, data: LightningDataModule) -> None:
@@ -149,36 +182,61 @@ def check_sizes(task: Any, data: LightningDataModule) -> None:
         raise UsageError(f"{reason}; a trained network keeps its sizes: give other data") from error
 
 
-def differences(trained_on: dict[str, Any], described: dict[str, Any], split: str) -> list[str]:
+def differences(
+    trained_on: dict[str, Any], described: dict[str, Any], split: str, is_same: bool | None
+) -> list[str]:
     """Return what to know about data that are not those of the training."""
     notes = []
     before, now = trained_on.get("classes"), described.get("classes")
     if before and now and before != now:
         notes.append(f"class {now[0]!r} and on stand in the place of {before[0]!r} and on")
-    if "sha256" in trained_on and trained_on["sha256"] != described.get("sha256"):
-        notes.append("other data than in training")
-        if split != "test":
-            notes.append(f"this {split} split may hold what the model was trained on")
+    if is_same is None:
+        notes.append("whether these are the data of the training is not recorded")
+    elif not is_same:
+        notes.append("other data than in training, which may hold what the model was trained on")
     return notes
 
 
-def keep(run: str, output: Path | None, found: dict[str, Any]) -> Path | None:
-    """Add an evaluation to `evaluation.json`; return its path, None if there is no place for it.
+def place_of(run: str, output: Path | None) -> Path | None:
+    """Return the file for evaluations: in the run directory or beside the checkpoint by default.
 
-    Outcomes on the data of the training go beside it, in a run directory, to be compared.
-
-    Args:
-        output: The file; by default in the run directory, or beside the checkpoint.
+    None for the checkpoint at an address, which has no place here.
     """
-    outcomes = found.pop("outcomes")
-    directory = None if is_address(run) else Path(run)
-    if directory is not None and directory.is_file():
-        directory = directory.parent
-    if output is None and directory is None:
-        return None
-    path = output or directory / "evaluation.json"  # type: ignore[operator]
-    earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    replace_text(path, json.dumps([*earlier, finite(found)], indent=2, allow_nan=False) + "\n")
-    if directory is not None and (directory / "run.json").is_file() and found["is_training_data"]:
-        save_outcomes(directory, found["split"], outcomes)
-    return path
+    if output is not None or is_address(run):
+        return output
+    return folder_of(run) / "evaluation.json"
+
+
+def folder_of(run: str) -> Path:
+    return Path(run).parent if Path(run).is_file() else Path(run)
+
+
+def keep(path: Path | None, run: str, found: dict[str, Any]) -> None:
+    """Add an evaluation to the file.
+
+    Outcomes go into a run directory, to be compared, where a run of an older version has none.
+    """
+    outcomes, split = found.pop("outcomes"), found["split"]
+    if path is not None:
+        text = json.dumps([*earlier(path), finite(found)], indent=2, allow_nan=False)
+        replace_text(path, text + "\n")
+    is_run = not is_address(run) and (folder_of(run) / "run.json").is_file()
+    if is_run and outcomes and not load_outcomes(folder_of(run), split):
+        save_outcomes(folder_of(run), split, outcomes)
+
+
+def earlier(path: Path) -> list[Any]:
+    """Return the evaluations that a file holds.
+
+    Raises:
+        UsageError: If it holds something else.
+    """
+    if not path.is_file():
+        return []
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, list):
+        raise UsageError(f"{str(path)!r} holds no evaluations; name another file: --output FILE")
+    return found

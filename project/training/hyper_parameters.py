@@ -51,6 +51,7 @@ def save_plain_hyperparameters(module: LightningModule | LightningDataModule) ->
         plain = {name: value for name, value in plain.items() if not isinstance(value, dict)}
     module.hparams.clear()
     module.hparams.update(plain)
+    module._hparams_initial = dict(plain)  # type: ignore[union-attr]  # else a copy of the network
 
 
 def description(value: Any) -> Any:
@@ -79,8 +80,13 @@ def description(value: Any) -> Any:
         raise NotKeptError(
             f"{value!r} cannot be described; functools.partial(torch.optim.SGD, lr=0.1) could be"
         )
-    arguments = arguments_of(value)
-    check_built_alike(value, arguments)
+    try:
+        arguments = arguments_of(value)
+        check_built_alike(value, arguments)
+    except NotKeptError:
+        raise
+    except Exception as error:  # of a class that is not ours, in any way
+        raise NotKeptError(f"{type(value).__name__} cannot be built again: {error}") from error
     return {"class_path": import_path(type(value)), "init_args": arguments}
 
 

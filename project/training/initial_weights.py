@@ -4,6 +4,7 @@ Only tensors are read. No class that a checkpoint names is built, so nothing has
 """
 
 import re
+import sys
 import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from project.configuration import ProjectCLI
 from project.messages import UsageError, nearest
 from project.training.checkpoint import checkpoint_of
 from project.training.checkpoint_file import read, sha256_of
+from project.training.dashboards import without_home
 from project.training.freezing import freeze, trainable_parameters
 from project.training.resume import warn
 from project.training.run_directory import process_rank
@@ -105,7 +107,13 @@ def load_initial_weights(source: str, network: nn.Module, data: Any) -> dict[str
         for text in doubts(weights, found, network, data):
             warn(text)
     lists = {"other_shape": found.other_shape, "new": found.new_here, "not_used": found.not_used}
-    return {"source": source, "file": weights.file, "sha256": weights.sha256, **counts, **lists}
+    return {
+        "source": source,
+        "file": without_home(weights.file),
+        "sha256": weights.sha256,
+        **counts,
+        **lists,
+    }
 
 
 def match(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> Match:
@@ -159,7 +167,7 @@ def torchvision_weights(name: str) -> Weights:
     if not file.is_file():
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(file), progress=False)
+            torch.hub.download_url_to_file(url, str(file), progress=sys.stderr.isatty())
         except OSError as error:
             raise UsageError(
                 f"the weights of {name} could not be fetched ({error}); put {url} at {str(file)!r}"

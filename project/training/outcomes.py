@@ -6,6 +6,7 @@ of images `labels`, `predicted`, `confidence` and `losses`, one of each an image
 """
 
 import io
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ def save_outcomes(directory: Path, split: str, outcomes: "dict[str, Tensor]") ->
     kept = {name: values for name, values in read(directory).items() if split_of(name) != split}
     kept |= {f"{split}/{name}": values.cpu().numpy() for name, values in outcomes.items()}
     content = io.BytesIO()
-    np.savez_compressed(content, allow_pickle=False, **kept)
+    np.savez_compressed(content, **kept)  # type: ignore[arg-type]
     replace_bytes(directory / FILE, content.getvalue())
 
 
@@ -40,8 +41,11 @@ def read(directory: Path) -> Outcomes:
     path = directory / FILE
     if not path.is_file():
         return {}
-    with np.load(path) as file:
-        return dict(file)
+    try:
+        with np.load(path) as file:
+            return dict(file)
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError):  # damaged: as if there were none
+        return {}
 
 
 def split_of(name: str) -> str:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from argparse import ArgumentTypeError
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from project.comparison.runs import Run, collect, directories, read_run
 from project.comparison.tables import text_of
 from project.configuration import ProjectCLI
 from project.messages import UsageError
-from project.training.resume import code_has_changed, complete_config
+from project.training.resume import complete_config
+from project.training.run_directory import code_hash
 
 STOPPED = ("running", "interrupted")  # by a kill, or by a signal
 HANDED_ON = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
@@ -40,10 +41,10 @@ def numbers(text: str) -> list[int]:
 
 
 def train_repeatedly(
-    cli: ProjectCLI, arguments: list[str], seeds: list[int], folds: list[int]
+    cli: ProjectCLI, arguments: list[str], seeds: list[int], folds: list[int], allowed: list[str]
 ) -> int:
     """Train a run for each seed and fold, and print what they come to; return the exit code."""
-    code, runs = train_each(cli, arguments, seeds, folds)
+    code, runs = train_each(cli, arguments, seeds, folds, allowed)
     if code == 0:
         found = collect([run.directory for run in runs])
         print("\n" + text_of(leaderboards(found.groups), found.left_out))
@@ -51,7 +52,11 @@ def train_repeatedly(
 
 
 def train_each(
-    cli: ProjectCLI, arguments: list[str], seeds: list[int], folds: list[int]
+    cli: ProjectCLI,
+    arguments: list[str],
+    seeds: list[int],
+    folds: list[int],
+    allowed: Sequence[str] = (),
 ) -> tuple[int, list[Run]]:
     """Train a run for each seed and fold, one after the other.
 
@@ -61,6 +66,7 @@ def train_each(
     Args:
         cli: The configuration, which `arguments` describe.
         seeds, folds: None means that of the configuration.
+        allowed: Packages whose classes a run that goes on may name, besides ours.
 
     Returns:
         The exit code of the first run that does not end well, else 0, and the runs before it.
@@ -77,14 +83,14 @@ def train_each(
             name = f"seed {seed}" + ("" if fold is None else f", fold {fold}")
             chosen = ["--seed_everything", str(seed)]
             chosen += [] if fold is None else ["--data.fold", str(fold)]
-            wanted = Run(Path(), {"seed": seed}, with_fold(config, fold))
-            if code := train_one(name, [*arguments, *chosen], wanted, runs):
+            record = {"seed": seed, "code_sha256": code_hash()}
+            wanted = Run(Path(), record, with_fold(config, fold))
+            code, done = train_one(name, [*arguments, *chosen], wanted, runs, allowed)
+            if code:
                 then = "goes on with it" if code >= 128 else "tries it again"
                 print(f"{name} ended with code {code}; the same command {then}", file=sys.stderr)
                 return code, used
-            done = newest(runs, wanted, of_any_code=True)  # which may be edited meanwhile
-            assert done is not None, "a run that ended well is not found by its configuration"
-            used.append(done)
+            used += [run for run in (read_run(done),) if run is not None]
     return 0, used
 
 
@@ -100,11 +106,13 @@ def check(config: dict[str, Any], folds: list[int]) -> None:
         raise UsageError("trainer.fast_dev_run keeps nothing: there is nothing to repeat")
     if not folds:
         return
-    num_folds = (config.get("data") or {}).get("init_args", {}).get("num_folds")
-    if num_folds is None or max(folds) >= num_folds:
+    arguments = (config.get("data") or {}).get("init_args", {})
+    if "num_folds" not in arguments:
+        raise UsageError("--folds: these data have no folds; ImageData has")
+    if arguments["num_folds"] is None or max(folds) >= arguments["num_folds"]:
         raise UsageError(
-            f"--folds {max(folds)} of data.num_folds {num_folds}: set --data.num_folds to "
-            f"{max(folds) + 1} or more; folds are counted from 0"
+            f"--folds {max(folds)} of data.num_folds {arguments['num_folds']}: set "
+            f"--data.num_folds to {max(2, max(folds) + 1)} or more; folds are counted from 0"
         )
 
 
@@ -115,45 +123,68 @@ def with_fold(config: dict[str, Any], fold: int | None) -> dict[str, Any]:
     return {**config, "data": {**data, "init_args": {**data["init_args"], "fold": fold}}}
 
 
-def train_one(name: str, arguments: list[str], wanted: Run, runs: Path) -> int:
-    """Train, go on with, or find a run; return its exit code."""
+def train_one(
+    name: str, arguments: list[str], wanted: Run, runs: Path, allowed: Sequence[str]
+) -> tuple[int, Path]:
+    """Train, go on with, or find a run; return its exit code and its directory."""
     found = newest(runs, wanted)
     if found is not None and found.record["status"] == "finished":
         print(f"--- {name}: is there, {found.directory}", flush=True)
-        return 0
+        return 0, found.directory
     if found is not None:
         print(f"--- {name}: goes on in {found.directory}", flush=True)
-        return run_in_a_process(["--resume", str(found.directory)])
+        trusted = [word for package in allowed for word in ("--allow", package)]
+        return run_in_a_process(["--resume", str(found.directory), *trusted]), found.directory
     print(f"--- {name}", flush=True)
-    return run_in_a_process(arguments)
+    before = set(directories([runs]))
+    code = run_in_a_process(arguments)
+    fresh = [place for place in directories([runs]) if place not in before]
+    return code, newest_of(fresh, wanted) or Path()
 
 
-def newest(runs: Path, wanted: Run, of_any_code: bool = False) -> Run | None:
-    """Return the newest run of the same recipe, code, seed and fold; finished before stopped."""
+def newest(runs: Path, wanted: Run) -> Run | None:
+    """Return the newest run that repeats another; a finished one before a stopped one."""
     candidates = []
     for directory in directories([runs]):
         run = read_run(directory)
-        if run is None or run.repetition != wanted.repetition or run.setting != wanted.setting:
-            continue
-        if run.record.get("status") not in ("finished", *STOPPED):
-            continue
-        if of_any_code or not code_has_changed(directory, run.record):
+        if run and run.record.get("status") in ("finished", *STOPPED) and repeats(run, wanted):
             candidates.append(run)
     candidates.sort(key=lambda run: run.record["status"] == "finished")  # names are in order
     return candidates[-1] if candidates else None
 
 
+def repeats(run: Run, wanted: Run) -> bool:
+    """Return whether a run is of the recipe, code, seed and fold of another."""
+    return (
+        run.repetition == wanted.repetition
+        and run.recipe == wanted.recipe
+        and run.code == wanted.code
+    )
+
+
+def newest_of(fresh: list[Path], wanted: Run) -> Path | None:
+    """Return the new directory of the run that was wanted; others may have begun meanwhile.
+
+    Its code may have been edited since.
+    """
+    for directory in reversed(fresh):
+        run = read_run(directory)
+        if run and run.repetition == wanted.repetition and run.recipe == wanted.recipe:
+            return directory
+    return None
+
+
 def finished(cli: ProjectCLI) -> list[Run]:
     """Return the finished runs of a configuration and of this code, the newest of each seed."""
     config = yaml.safe_load(complete_config(cli))
-    setting = Run(Path(), {}, config).setting
+    wanted = Run(Path(), {"code_sha256": code_hash()}, config)
     found = {}
     for directory in directories([Path(cli.config.runs_dir)]):
         run = read_run(directory)
-        if run and run.setting == setting and run.record.get("status") == "finished":
+        is_same = run and (run.recipe, run.code) == (wanted.recipe, wanted.code)
+        if run and is_same and run.record.get("status") == "finished":
             found[run.repetition] = run
-    runs = [found[repetition] for repetition in sorted(found)]
-    return [run for run in runs if not code_has_changed(run.directory, run.record)]
+    return [found[repetition] for repetition in sorted(found)]
 
 
 def run_in_a_process(arguments: list[str]) -> int:

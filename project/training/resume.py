@@ -2,8 +2,10 @@
 
 import json
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from project.training.run_files import lost
 # Keys whose value may change and leave every number as it was.
 HARMLESS = {
     "checkpoint_minutes",
+    "experiment",
+    "wandb",
     "devices",  # the number of processes is compared
     "enable_model_summary",
     "enable_progress_bar",
@@ -172,11 +176,24 @@ def open_run(directory: Path, allowed: list[str]) -> StoppedRun:
 
 
 def changes(run: StoppedRun, cli: ProjectCLI) -> dict[str, tuple[Any, Any]]:
-    """Return {key: (value of the run, value now)} of the configuration."""
-    before = flat(yaml.safe_load(run.config))
+    """Return {key: (value of the run, value now)} of the configuration.
+
+    A key that is newer than the run had the value then that it has by default now.
+    """
+    before = flat(yaml.safe_load(completed(run.config, cli)))
     now = flat(yaml.safe_load(complete_config(cli)))
     keys = sorted(before.keys() | now.keys())
     return {k: (before.get(k), now.get(k)) for k in keys if before.get(k) != now.get(k)}
+
+
+def completed(config: str, cli: ProjectCLI) -> str:
+    """Return a configuration with the defaults of keys that it does not have."""
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch, "config.yaml")
+        file.write_text(config, encoding="utf-8")
+        other = copy(cli)
+        other.parse_arguments(cli.parser, ["--config", str(file)])
+    return complete_config(other)
 
 
 def complete_config(cli: ProjectCLI) -> str:

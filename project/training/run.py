@@ -16,7 +16,12 @@ from lightning.pytorch.loggers import WandbLogger
 from project.configuration import ProjectCLI
 from project.messages import RunError, RunPruned, UsageError
 from project.training.checkpoint_file import DurableCheckpointIO
-from project.training.dashboards import log_configuration, log_outcomes, log_results
+from project.training.dashboards import (
+    log_configuration,
+    log_outcomes,
+    log_results,
+    spared,
+)
 from project.training.initial_weights import prepare_network
 from project.training.interruption import FiniteLoss, StopBeforeTesting, StopRequest
 from project.training.outcomes import save_outcomes
@@ -200,7 +205,8 @@ def finish_wandb(trainer: Trainer, exit_code: int) -> None:
     if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
         import wandb
 
-        wandb.finish(exit_code=exit_code)
+        with spared("the end of the run in W&B"):
+            wandb.finish(exit_code=exit_code)
 
 
 def fit_and_measure(

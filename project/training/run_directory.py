@@ -1,10 +1,13 @@
 """The directory of a run and the record in it: what was run, on what, with which result."""
 
+import ast
+import hashlib
 import importlib.metadata
 import json
 import math
 import os
 import platform
+import re
 import secrets
 import shlex
 import subprocess
@@ -25,6 +28,7 @@ from project.training.whole_files import replace_text
 
 PACKAGES = ("torch", "lightning", "torchmetrics", "torchvision", "jsonargparse", "numpy")
 MAX_PATCH_BYTES = 1_000_000
+CODE_OF_A_RUN = ("data", "models", "tasks", "training")  # folders of the package
 
 
 def create_run_directory(runs_dir: Path, experiment: str) -> Path:
@@ -61,9 +65,10 @@ def process_rank() -> int:
 def provenance(arguments: list[str]) -> dict[str, Any]:
     """Return the command line, the state of the code, versions and hardware."""
     return {
-        "command": command_line("train", arguments),
+        "command": typed_command("train", arguments),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "git": {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))},
+        "code_sha256": code_hash(),
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in PACKAGES},
@@ -77,12 +82,41 @@ def provenance(arguments: list[str]) -> dict[str, Any]:
     }
 
 
-def command_line(name: str, arguments: list[str]) -> str:
-    """Return what was typed, to be typed again by others: the home folder, which names its owner,
-    is `$HOME`."""
+def typed_command(name: str, arguments: list[str]) -> str:
+    """Return what was typed, with $HOME for the home folder, which names its owner."""
+    words = []
+    for word in arguments:
+        parts = [shlex.quote(part) if part else "" for part in re.split(home_folder(), word)]
+        words.append('"$HOME"'.join(parts) or "''")
+    return " ".join(["python", "-m", f"project.{name}", *words])
+
+
+def home_folder() -> str:
+    """Return a regular expression for the home folder, alone or before what lies in it."""
     home = str(Path.home())
-    typed = shlex.join(["python", "-m", f"project.{name}", *arguments])
-    return typed.replace(home, "$HOME") if len(home) > 1 else typed
+    return rf"(?<![\w/.~-]){re.escape(home)}(?=/|$)" if len(home) > 1 else "(?!)"
+
+
+def code_hash() -> str:
+    """Return a hash of this package's code, which comments, docstrings and layout do not change.
+
+    Two runs of the same configuration and hash are the same recipe. Code elsewhere is not in it.
+    """
+    digest = hashlib.sha256()
+    package = Path(__file__).parents[1]
+    for part in CODE_OF_A_RUN:
+        for path in sorted((package / part).rglob("*.py")):
+            tree = ast.parse(path.read_bytes())
+            for node in ast.walk(tree):
+                body = getattr(node, "body", None)
+                if isinstance(body, list) and body and is_text(body[0]):
+                    del body[0]
+            digest.update(f"{path.relative_to(package)} {ast.dump(tree)}".encode())
+    return digest.hexdigest()
+
+
+def is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(getattr(node.value, "value", None), str)
 
 
 def cpu_name() -> str:

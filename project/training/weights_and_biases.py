@@ -84,9 +84,11 @@ def start(logger: WandbLogger, directory: Path) -> bool:
     given["settings"] = wandb.Settings(**SETTINGS | as_dict(given.get("settings")))
     if process_rank() != 0:
         return True
-    Path(given["dir"]).mkdir(parents=True, exist_ok=True)
-    # Checkpoints to be sent are kept with the runs, and not in the home folder.
-    os.environ.setdefault("WANDB_DATA_DIR", str(Path(given["dir"], "wandb")))
+    folder = Path(given["dir"])
+    folder.mkdir(parents=True, exist_ok=True)
+    given["dir"] = str(folder.resolve())  # W&B's service may have been started elsewhere
+    if logger._log_model:  # what is to be sent is kept with the runs, and not in the home folder
+        os.environ.setdefault("WANDB_DATA_DIR", str(Path(given["dir"], "wandb")))
     if not reason:
         reason = begun(logger)
     if reason and given["mode"] == "online":
@@ -98,7 +100,7 @@ def start(logger: WandbLogger, directory: Path) -> bool:
         say(f"W&B: {reason}, so this run is not in W&B; its own files have everything")
         return False
     if given["mode"] == "offline":
-        folder = Path(given["dir"], "wandb")
+        folder /= "wandb"
         say(f"W&B: offline in {folder}; `wandb leet {folder}` shows it, `wandb sync` sends it")
     elif given["mode"] == "online":
         say(f"W&B: {logger.experiment.url}")

@@ -491,15 +491,22 @@ def as_bytes(tensor: Tensor) -> Tensor:
 
 
 def scalars(directory: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return every (step, value) that TensorBoard shows of a run."""
+    """Return every (step, value) that TensorBoard has of a run.
+
+    Its files are put in the order of their beginnings. TensorBoard goes by their names, which hold
+    the second and the process: forks of one second may stand the wrong way round there.
+    """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(directory), size_guidance={"scalars": 0})
-    events.Reload()
-    return {
-        tag: [(event.step, event.value) for event in events.Scalars(tag)]
-        for tag in events.Tags()["scalars"]
-    }
+    files = [
+        EventAccumulator(str(path), size_guidance={"scalars": 0}).Reload()
+        for path in directory.glob("events.out.tfevents.*")
+    ]
+    found: dict[str, list[tuple[int, float]]] = {}
+    for events in sorted(files, key=lambda file: file.FirstEventTimestamp()):
+        for tag in events.Tags()["scalars"]:
+            found.setdefault(tag, []).extend((e.step, e.value) for e in events.Scalars(tag))
+    return found
 
 
 # ---------------------------------------------------------------- the matrix

@@ -309,3 +309,29 @@ def test_nested_configurations_are_compared_key_by_key() -> None:
 def test_the_templates_of_the_matrix_are_complete() -> None:
     for row in ROWS:
         assert not {"NETWORK", "OPTIMIZER", "SCHEDULER", "STREAMS"} & set(row.config().split())
+
+
+def test_a_run_of_an_older_version_goes_on_without_the_keys_that_came_later(folder) -> None:
+    from project.training.resume import changes, open_run
+
+    here = folder("here", ROW["MLP"])
+    assert command(["--config", "config.yaml"]) == 0
+    run = run_in(here)
+    stopped = open_run(run, [])
+    import yaml
+
+    config = yaml.safe_load(stopped.config)
+    for key in ("wandb", "init_from", "freeze"):
+        del config[key]
+    del config["data"]["init_args"]["num_folds"]
+    from dataclasses import replace
+
+    from project.training.command import build
+
+    older = replace(stopped, config=yaml.safe_dump(config))
+    (here / "older.yaml").write_text(older.config)
+    cli = build(["--config", "older.yaml"])
+    assert not changes(older, cli)
+    assert list(changes(older, build(["--config", "older.yaml", "--data.fold", "1"]))) == [
+        "data.init_args.fold"
+    ]

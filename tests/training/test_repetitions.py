@@ -88,11 +88,15 @@ def test_other_code_and_another_configuration_are_trained_anew(trained, tmp_path
     assert command([*typed, "--model.network.width=9"]) == 0
     assert len(trained) == 2
     (first,) = [path for path in runs.iterdir() if "width: 8" in (path / "config.yaml").read_text()]
-    (first / "code.patch").write_text("of another idea\n")
+    (first / "code.patch").write_text("of a note in the README\n")
+    assert command(typed) == 0
+    assert len(trained) == 2
+    record = json.loads((first / "run.json").read_text())
+    (first / "run.json").write_text(json.dumps(record | {"code_sha256": "of another idea"}))
     assert command(typed) == 0
     assert len(trained) == 3
-    record = json.loads((first / "run.json").read_text())
-    (first / "run.json").write_text(json.dumps(record | {"status": "running"}))
+    changed = {"status": "running", "code_sha256": "of another idea"}
+    (first / "run.json").write_text(json.dumps(record | changed))
     assert command(typed) == 0  # the stopped one of other code is left alone
     assert len(trained) == 3
 
@@ -105,7 +109,8 @@ def test_code_that_is_edited_meanwhile_does_not_stop_the_seeds(
     def train_and_edit(typed: list[str]) -> int:
         code = command(typed)
         newest = max(runs.iterdir(), key=lambda path: path.stat().st_mtime)
-        (newest / "code.patch").write_text("before it was edited\n")
+        record = json.loads((newest / "run.json").read_text())
+        (newest / "run.json").write_text(json.dumps(record | {"code_sha256": "before an edit"}))
         return code
 
     monkeypatch.setattr(repetitions, "run_in_a_process", train_and_edit)
@@ -129,7 +134,7 @@ def test_folds_are_trained_with_each_seed_and_hold_out_each_image_once(
     assert [arguments[-4:] for arguments in trained] == [
         ["--seed_everything", "5", "--data.fold", str(fold)] for fold in range(3)
     ]
-    assert "6 folds" in capsys.readouterr().out
+    assert "3 folds x 2" in capsys.readouterr().out
 
 
 def test_a_training_that_fails_ends_the_command_and_says_so(
@@ -179,7 +184,7 @@ def test_data_of_ones_own_that_take_no_arguments_have_seeds_too(
     assert command(["--config", "plain.yaml", "--seeds", "0..1"]) == 0
     assert "other data: loss, nats" in capsys.readouterr().out
     assert command(["--config", "plain.yaml", "--folds", "0"]) == 2
-    assert "--folds 0 of data.num_folds None" in capsys.readouterr().err
+    assert "--folds: these data have no folds" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -192,7 +197,7 @@ def test_data_of_ones_own_that_take_no_arguments_have_seeds_too(
         (["--seeds", "0..1", "--trainer.fast_dev_run", "true"], "there is nothing to repeat"),
         (["--seeds", "0..1", "--model.network.widht", "3"], "did you mean width?"),
         (["--folds", "0", "--config", str(CONFIGS / "docs_transformer.yaml")],
-         "--folds 0 of data.num_folds None"),
+         "--folds: these data have no folds"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_repeated_is_one_line_before_anything_is_trained(
