@@ -16,7 +16,7 @@ test, and what differs between their configurations.
 examples:
   python -m project.compare
   python -m project.compare runs/<one run> runs/<another run>
-  python -m project.compare --write comparison.html comparison.md comparison.csv
+  python -m project.compare --write runs/comparison.html runs/comparison.md
 """
 
 

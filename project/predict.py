@@ -15,8 +15,9 @@ DESCRIPTION = """\
 Classify images, or measure texts, with the model of a run, from its checkpoint
 alone, in full precision. Images of any size and mode are turned upright,
 resized, cut to the central square and made grey or coloured as in training.
-Texts are cleaned and cut into windows as in the test. A file that cannot be
-read is named and left out; the exit code is then 1.
+Texts are cleaned and cut into windows as in the test, or read as a single
+stream. A file that cannot be read is named and left out; the exit code is then
+1.
 
 examples:
   python -m project.predict runs/<run> digit.png photos/
@@ -72,7 +73,8 @@ def predict(options: argparse.Namespace) -> int:
             print(f"error: {' '.join(verdict[1].split())}", file=sys.stderr, flush=True)
         else:
             show(verdict)
-    show.end()
+    if isinstance(show, ImageTable):
+        show.note_inverted()
     if num_broken:
         print(f"{num_broken} of {len(paths)} files were left out", file=sys.stderr)
     return 1 if num_broken else 0
@@ -145,7 +147,7 @@ class ImageTable:
             flush=True,
         )
 
-    def end(self) -> None:
+    def note_inverted(self) -> None:
         if self.inverted:
             print(
                 f"note: light and dark seem the other way round than in training in "
@@ -198,9 +200,6 @@ class TextTable:
             f"{perplexity:10.4f}  {'' if bits is None else f'{bits:9.4f}'}{note}",
             flush=True,
         )
-
-    def end(self) -> None:
-        pass
 
 
 def shortened(path: str, width: int) -> str:

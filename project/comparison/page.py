@@ -89,11 +89,11 @@ def section(board: Board) -> str:
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
-    """Return a table of cells that are HTML already; the first two columns are names."""
+    """Return a table of cells that are HTML already; the first column is a name."""
 
     def line(cells: list[str], tag: str) -> str:
         named = [
-            f'<{tag} class="name">{cell}</{tag}>' if i < 1 else f"<{tag}>{cell}</{tag}>"
+            f'<{tag} class="name">{cell}</{tag}>' if i == 0 else f"<{tag}>{cell}</{tag}>"
             for i, cell in enumerate(cells)
         ]
         return f"<tr>{''.join(named)}</tr>"

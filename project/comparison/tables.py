@@ -131,7 +131,7 @@ def text_of(boards: list[Board], left_out: Counter[str]) -> str:
 def lines_of(board: Board) -> list[str]:
     """Return the ranks, what they cost, how sure they are, and what differs."""
     title = f"{board.data}: {NAMES.get(board.metric, board.metric)}; the best validation first"
-    ranks, costs = [("", "experiment", "runs", "validation", "", "")], []
+    ranks, costs = [("", "experiment", "runs", "validation", "test", "95 % interval")], []
     for rank, group in enumerate(board.groups, start=1):
         val, last = (figure_of(group, split, board.metric) for split in ("val", board.split))
         interval = shown_interval(last.interval if last else None, board.metric)
@@ -139,7 +139,6 @@ def lines_of(board: Board) -> list[str]:
         val_shown = shown(val, board.metric)
         ranks.append((str(rank), group.name, runs_in_words(group), val_shown, test, interval))
         costs.append(cost_row(rank, group))
-    ranks[0] = ("", "experiment", "runs", "validation", "test", "95 % interval")
     head = ("", "parameters", "training", "throughput", "energy", "code")
     lines = [title, *aligned(fitted(ranks, column=1), right=[2]), ""]
     lines += aligned([head, *costs], right=[1, 2, 3, 4])

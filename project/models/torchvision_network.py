@@ -94,10 +94,10 @@ def without_weights(name: str) -> nn.Module:
 
 
 def last_linear_layer(network: nn.Module, name: str) -> tuple[str, nn.Linear]:
-    """Return the layer that gives the logits, after its dotted name.
+    """Return the dotted name of the last linear layer, and the layer.
 
     Raises:
-        ValueError: If that is no linear layer, or not the only one.
+        ValueError: If there is none, or there are logits besides (Inception, GoogLeNet).
     """
     linear = [(path, m) for path, m in network.named_modules() if isinstance(m, nn.Linear)]
     if not linear or getattr(network, "aux_logits", False):

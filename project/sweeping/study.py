@@ -4,6 +4,7 @@ One process writes it, the supervisor, which holds the sweep's lock.
 """
 
 import math
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ def open_study(sweep: Sweep, base: ProjectCLI, folder: Path) -> Study:
         UsageError: If the folder holds another sweep, or the storage cannot be opened.
     """
     asked = yaml.safe_load(file_parser().dump(sweep.asked)) | {
+        "storage": without_password(sweep.asked.storage),
         "typed": sweep.typed,
         "configuration": yaml.safe_load(complete_config(base)),  # of every trial
     }
@@ -52,7 +54,12 @@ def open_study(sweep: Sweep, base: ProjectCLI, folder: Path) -> Study:
             load_if_exists=True,
         )
     except Exception as error:  # a database that is not there, by an error of its driver
-        raise UsageError(f"storage {sweep.asked.storage!r}: {error}") from error
+        storage = without_password(sweep.asked.storage)
+        raise UsageError(f"storage {storage!r}: {str(error).splitlines()[0]}") from error
+
+
+def without_password(storage: str) -> str:
+    return re.sub(r"(://[^/@:]*):[^@]*@", r"\1:***@", storage)
 
 
 def refuse_another(before: Any, now: dict[str, Any], folder: Path) -> None:
