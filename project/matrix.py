@@ -23,10 +23,10 @@ examples:
 """
 DOCS = "--config docs_transformer.yaml --trainer.max_steps 300"
 EMBEDDED = {  # experiment: (architecture, what is typed)
-    "digits_mlp": ("MLP", "--trainer.max_epochs 10 --model.network MLP"),
-    "digits_cnn": ("CNN", "--trainer.max_epochs 10"),
-    "digits_rnn": ("RNN", "--trainer.max_epochs 10 --model.network RNN"),
-    "digits_vit": ("Transformer", "--trainer.max_epochs 10 --model.network ViT"),
+    "digits_mlp": ("MLP", "--trainer.max_epochs 40 --model.network MLP"),
+    "digits_cnn": ("CNN", "--trainer.max_epochs 40"),
+    "digits_rnn": ("RNN", "--trainer.max_epochs 40 --model.network RNN"),
+    "digits_vit": ("Transformer", "--trainer.max_epochs 40 --model.network ViT"),
     "docs_mlp": (
         "MLP",
         f"{DOCS} --model.network MLPLanguageModel --model.network.width 480 "
