@@ -1,6 +1,6 @@
 # make train   environment, then one training run on embedded data
 # make test    environment, then the tests
-# make kill-matrix   kill and resume 313 runs, and compare them bit by bit (about 8 minutes)
+# make kill-matrix   kill and resume 320 runs, and compare them bit by bit (about 10 minutes)
 # make fault-cases   what goes wrong with a run, and the answer to each, as a table
 # make walk    every command once, on embedded data, as a user types them (under five minutes)
 #
