@@ -261,9 +261,7 @@ def test_two_processes_share_a_study_and_one_that_is_killed_takes_its_trial_alon
     file = write_sweep(
         tmp_path,
         trials=2,
-        space={
-            "trainer.callbacks": {"choices": [None, [{"class_path": "own_of_the_sweep.Crash"}]]}
-        },
+        space={"trainer.callbacks": {"choices": [None, [{"class_path": "own_crash.Crash"}]]}},
         sampler={"class_path": "RandomSampler", "init_args": {"seed": 3}},
     )
     assert main(command_line(file, "--processes", "2")) == 0

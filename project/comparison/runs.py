@@ -29,6 +29,7 @@ REPEATED = {
     "seed_everything",
     "wandb",
 }
+MOST_PARTS = 3  # of a name; the rest is in the table of what differs
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
 
 
@@ -220,5 +221,8 @@ def named(groups: list[Group]) -> list[Group]:
 def name_of(run: Run, keys: dict[str, list[str]]) -> str:
     """Return the experiment of a run, with the values of these keys of its experiment."""
     experiment, config = run.record["experiment"], flat(run.recipe)
-    parts = [f"{short_key(key)}={short(config.get(key))}" for key in keys[experiment]]
+    # A class first; what another class takes says nothing of this one.
+    differing_keys = sorted(keys[experiment], key=lambda key: not key.endswith("class_path"))
+    known = [key for key in differing_keys if config.get(key) is not None]
+    parts = [f"{short_key(key)}={short(config[key])}" for key in known[:MOST_PARTS]]
     return " ".join([experiment, *parts])

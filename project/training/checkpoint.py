@@ -1,6 +1,7 @@
 """From a run or a checkpoint file back to the objects in it."""
 
 import importlib
+import warnings
 from argparse import ArgumentError
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,7 +56,8 @@ def rebuild(content: dict[str, Any], allowed: list[str]) -> tuple[Any, Any]:
         raise UsageError("the checkpoint does not say which task it is of")
     check_classes([task_arguments, data_arguments], allowed)
     try:
-        with imports_limited_to(allowed):
+        with imports_limited_to(allowed), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="checkpoints will be without")  # none is made
             task = instantiate(LightningModule, task_arguments)
             data = None
             if "_class_path" in data_arguments:

@@ -135,7 +135,14 @@ def train_one(
         print(f"--- {name}: goes on in {found.directory}", flush=True)
         trusted = [word for package in allowed for word in ("--allow", package)]
         return run_in_a_process(["--resume", str(found.directory), *trusted]), found.directory
-    print(f"--- {name}", flush=True)
+    other_code = any(
+        run.repetition == wanted.repetition and run.recipe == wanted.recipe
+        for run in map(read_run, directories([runs]))
+        if run is not None
+    )
+    print(
+        f"--- {name}" + (": a run by other code is there; anew" if other_code else ""), flush=True
+    )
     before = set(directories([runs]))
     code = run_in_a_process(arguments)
     fresh = [place for place in directories([runs]) if place not in before]

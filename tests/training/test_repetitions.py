@@ -243,6 +243,7 @@ def once(condition: Callable[[], bool], action: Callable[[], None]) -> threading
     return thread
 
 
+@pytest.mark.slow
 def test_seeds_that_are_stopped_and_killed_end_as_if_they_were_not(
     tmp_path, monkeypatch, capfd
 ) -> None:
