@@ -11,7 +11,7 @@ DESCRIPTION = """\
 Train four architectures on images and on language, and print what they
 measured in one table. Runs that are finished already, with the same
 configuration and code, are not trained again. Without --full on embedded data,
-at small comparable budgets: about two minutes a seed on two CPU cores. With
+at small comparable budgets: about three minutes a seed on two CPU cores. With
 --full on MNIST and TinyShakespeare by the configs of the README: about half an
 hour a seed. Other keys, as of project.train, hold for every cell.
 
