@@ -37,14 +37,11 @@ def exit_code_of(action: Callable[[], int | None]) -> int:
     """
     try:
         return action() or 0
-    except (UsageError, ValueError) as error:
+    except (UsageError, RunError, ValueError) as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except RunError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+        return 1 if isinstance(error, RunError) else 2
     except KeyboardInterrupt:
         print()
         return 130

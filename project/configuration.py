@@ -9,6 +9,7 @@ import ast
 import inspect
 import json
 from argparse import SUPPRESS
+from copy import copy
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -99,6 +100,12 @@ class ProjectCLI(LightningCLI):
             self.config.experiment = experiment_name(args)
         if isinstance(self.config.freeze, str):
             self.config.freeze = [self.config.freeze]
+
+    def parsed(self, arguments: list[str]) -> "ProjectCLI":
+        """Return the configuration of other arguments, without building its objects."""
+        other = copy(self)
+        other.parse_arguments(self.parser, arguments)
+        return other
 
     def before_instantiate_classes(self) -> None:
         if self.config.trainer.precision is None:

@@ -5,11 +5,12 @@ import shlex
 import sys
 import time
 
-from project.command_line import command_form
+from project.command_line import command_form, exit_code_of
 from project.data.corpora import Corpus, PythonDocs, TextCorpus, TinyShakespeare
 from project.data.download import data_root
 from project.data.token_files import Cleaning, Preparation, TokenFile, prepare, token_cache
 from project.data.tokenization import BPETokenizer, ByteTokenizer, CharTokenizer, Tokenizer
+from project.messages import UsageError
 
 SHOWN_TOKENS = 12  # of the most frequent
 
@@ -29,6 +30,15 @@ examples:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return 0, or 2 when the text cannot be used."""
     options = parser().parse_args(arguments)
+    return exit_code_of(lambda: prepare_and_show(options))
+
+
+def prepare_and_show(options: argparse.Namespace) -> None:
+    """Prepare the text, and print what was done to it and the command that trains on it.
+
+    Raises:
+        UsageError: If it cannot be used, in the words of this command's options.
+    """
     try:
         preparation = preparation_of(options)
         root = data_root(options.root)
@@ -40,12 +50,10 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         message = str(error).replace(" (--data.corpus.path)", "")
         message = message.replace("--data.corpus.", "--").replace("--data.", "--")
-        print(f"error: {message}", file=sys.stderr)
-        return 2
+        raise UsageError(message) from error
     preparation.tokenizer.load_state_dict(token_file.info["tokenizer"])
     print(report(token_file, preparation.tokenizer, seconds))
     print(f"\ntrain on it:\n  {training_command(options, preparation)}")
-    return 0
 
 
 def parser() -> argparse.ArgumentParser:

@@ -103,3 +103,21 @@ def wandb_records(path: Path) -> Iterator[Any]:
         if kind in (1, 4):  # whole, or its last part
             yield Record.FromString(content)
             content = b""
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The arguments of each training of several; each is done in this process, to be quick."""
+    from project.training import repetitions, run_directory
+    from project.training.command import command
+
+    arguments: list[list[str]] = []
+
+    def train(typed: list[str]) -> int:
+        arguments.append(typed)
+        return command(typed)
+
+    monkeypatch.setattr(repetitions, "run_in_a_process", train)
+    for module in (repetitions, run_directory):  # whoever edits the code while it is tested
+        monkeypatch.setattr(module, "code_hash", lambda: "of the test")
+    return arguments

@@ -11,8 +11,7 @@ import torch
 from project import matrix
 from project.configuration import ProjectCLI
 from project.matrix import EMBEDDED, FULL, main, typed
-from project.training import repetitions, resume, run_directory
-from project.training.command import build, command
+from project.training.command import build
 
 ARCHITECTURES = ("MLP", "CNN", "RNN", "Transformer")
 SHORT = ["--trainer.accelerator", "cpu", "--trainer.max_steps", "2",
@@ -92,21 +91,6 @@ def test_show_without_runs_trains_nothing_and_says_what_to_type(tmp_path, capsys
     ]
     assert "Not run yet: the same command without --show." in output
     assert not (tmp_path / "none").exists()
-
-
-@pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The arguments of each training so far; it is done in this process, to be quick."""
-    arguments: list[list[str]] = []
-
-    def train(words: list[str]) -> int:
-        arguments.append(words)
-        return command(words)
-
-    monkeypatch.setattr(repetitions, "run_in_a_process", train)
-    for module in (resume, run_directory):  # whoever edits the code while it is tested
-        monkeypatch.setattr(module, "code_patch", lambda: b"")
-    return arguments
 
 
 def test_cells_are_trained_once_and_shown_from_their_runs(

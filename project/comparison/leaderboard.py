@@ -81,7 +81,8 @@ def board_of(name: str, groups: list[Group]) -> Board:
         return sign * statistics.fmean(values) if values else float("inf")
 
     ranked = sorted(groups, key=by_validation)
-    against = {i: compare(ranked[0], ranked[i], split) for i in range(1, len(ranked))}
+    of_first = outcomes_of(ranked[0], split) if len(ranked) > 1 else []
+    against = {i: compare(ranked[0], of_first, ranked[i], split) for i in range(1, len(ranked))}
     known = {i: found.p_value for i, found in against.items() if found is not None}
     adjusted = dict(zip(known, holm(list(known.values())), strict=True))
     return Board(name, metric, split, ranked, against, adjusted)
@@ -123,9 +124,13 @@ def figure_of(group: Group, split: str, metric: str) -> Figure | None:
     return Figure(statistics.fmean(values), statistics.stdev(values), interval)
 
 
-def compare(first: Group, second: Group, split: str) -> Comparison | None:
+def outcomes_of(group: Group, split: str) -> list[Outcomes]:
+    return [load_outcomes(run.directory, split) for run in group.runs]
+
+
+def compare(first: Group, of_first: list[Outcomes], second: Group, split: str) -> Comparison | None:
     """Return how much better the first is, None where the same examples are not on disk."""
-    outcomes = [[load_outcomes(run.directory, split) for run in g.runs] for g in (first, second)]
+    outcomes = [of_first, outcomes_of(second, split)]
     everything = [found for group in outcomes for found in group]
     if not all("losses" in found for found in everything):
         return None
@@ -148,7 +153,7 @@ def compare(first: Group, second: Group, split: str) -> Comparison | None:
 
 
 def compare_images(first: list[Outcomes], second: list[Outcomes]) -> Comparison | None:
-    """Compare by accuracy: two runs exactly, several of a recipe by resampling."""
+    """Compare by accuracy: two runs exactly, several of a recipe with the variance of seeds."""
     labels = first[0]["labels"]
     if any(not np.array_equal(found["labels"], labels) for found in (*first, *second)):
         return None

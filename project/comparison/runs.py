@@ -69,6 +69,10 @@ class Run:
         data = self.config.get("data") or {}
         return self.record.get("seed", 0), data.get("init_args", {}).get("fold", 0)
 
+    def repeats(self, other: "Run") -> bool:
+        """Return whether it is of the recipe, seed and fold of another, by whatever code."""
+        return self.repetition == other.repetition and self.recipe == other.recipe
+
     def value(self, split: str, metric: str) -> float | None:
         """Return what the best checkpoint measured, None where it did not."""
         figure = self.record.get("metrics", {}).get(split, {}).get(metric)

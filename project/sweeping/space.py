@@ -3,7 +3,6 @@
 import itertools
 import json
 import os
-from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -223,7 +222,7 @@ def check_value(sweep: Sweep, base: ProjectCLI, key: str, values: dict[str, Any]
         UsageError: If it is not accepted, or a range of integers is meant for a number.
     """
     try:
-        config = parsed(base, sweep.trial_arguments(values)).config
+        config = base.parsed(sweep.trial_arguments(values)).config
     except UsageError as error:
         raise UsageError(f"{sweep.file}, space.{key}, {values[key]!r}: {error}") from error
     leaves = {k.replace(".init_args", ""): v for k, v in flat(config.as_dict()).items()}
@@ -232,10 +231,3 @@ def check_value(sweep: Sweep, base: ProjectCLI, key: str, values: dict[str, Any]
             f"{sweep.file}, space.{key}: {values[key]} would search whole numbers only, and the "
             f"key takes any; write {float(values[key])}"
         )
-
-
-def parsed(base: ProjectCLI, arguments: list[str]) -> ProjectCLI:
-    """Return `base` with the configuration of other arguments, without building its objects."""
-    other = copy(base)
-    other.parse_arguments(base.parser, arguments)
-    return other

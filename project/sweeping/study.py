@@ -21,7 +21,7 @@ from project.comparison.configurations import flat, without
 from project.comparison.runs import REPEATED
 from project.configuration import ProjectCLI
 from project.messages import UsageError
-from project.sweeping.space import Sweep, file_parser, parsed
+from project.sweeping.space import Sweep, file_parser
 from project.training.resume import HARMLESS, complete_config
 from project.training.whole_files import replace_text
 
@@ -172,4 +172,4 @@ def write_best(study: Study, sweep: Sweep, base: ProjectCLI, folder: Path) -> No
         f"  python -m project.train --config {folder / 'best.yaml'}",
     ]
     comment = "".join(f"# {line}\n" for line in header)
-    replace_text(folder / "best.yaml", comment + complete_config(parsed(base, arguments)))
+    replace_text(folder / "best.yaml", comment + complete_config(base.parsed(arguments)))

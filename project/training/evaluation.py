@@ -64,7 +64,8 @@ def evaluate(
         split = split or ("test" if "test" in getattr(data, "splits", ("test",)) else "val")
         if hasattr(task, "check_data"):
             check_sizes(task, data)
-        trainer = evaluator(device, precision or precision_of(content))
+        trained_in = precision_of(content)
+        trainer = evaluator(device, precision or trained_in)
     except (ValueError, OSError, MisconfigurationException) as error:
         raise UsageError(str(error)) from error
     metrics = measure(trainer, task, data, split)
@@ -72,7 +73,7 @@ def evaluate(
     described = data.describe() if hasattr(data, "describe") else {}
     is_same = same_examples(trained_on, described, split)
     notes += differences(trained_on, described, split, is_same)
-    as_in_training = not changes and precision in (None, precision_of(content))
+    as_in_training = not changes and precision in (None, trained_in)
     origin = provenance([])
     del origin["command"]
     return {
@@ -81,7 +82,7 @@ def evaluate(
         "checkpoint_sha256": sha256_of(path),
         "step": content["global_step"],
         "split": split,
-        "precision": precision or precision_of(content),
+        "precision": precision or trained_in,
         "metrics": {split: metrics},
         "data": described,
         "is_training_data": is_same,

@@ -5,7 +5,7 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
@@ -55,12 +55,19 @@ class StopRequest:
             with suppress(OSError):  # Ctrl-C also ends the `tee` that reads it
                 os.write(2, text.encode())  # `print` may be interrupted in the middle of itself
 
-        before = {signum: signal.signal(signum, handle) for signum in EXIT_CODES}
-        try:
+        with handled_by(handle, EXIT_CODES):
             yield
-        finally:
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
+
+
+@contextmanager
+def handled_by(handle: Callable[[int, Any], None], signums: Iterable[int]) -> Iterator[None]:
+    """Let a function handle signals, while inside; the main thread alone may ask for that."""
+    before = {signum: signal.signal(signum, handle) for signum in signums}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 class StopBeforeTesting(Callback):

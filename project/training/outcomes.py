@@ -7,6 +7,7 @@ of images `labels`, `predicted`, `confidence` and `losses`, one of each an image
 
 import io
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ Outcomes = dict[str, NDArray[Any]]
 
 def save_outcomes(directory: Path, split: str, outcomes: "dict[str, Tensor]") -> None:
     """Put the outcomes of a split into the file of a run, beside those of other splits."""
-    kept = {name: values for name, values in read(directory).items() if split_of(name) != split}
+    kept = read(directory, lambda name: split_of(name) != split)
     kept |= {f"{split}/{name}": values.cpu().numpy() for name, values in outcomes.items()}
     content = io.BytesIO()
     np.savez_compressed(content, **kept)  # type: ignore[arg-type]
@@ -33,17 +34,17 @@ def save_outcomes(directory: Path, split: str, outcomes: "dict[str, Tensor]") ->
 
 def load_outcomes(directory: Path, split: str) -> Outcomes:
     """Return the outcomes of a split, empty where there are none."""
-    found = read(directory)
-    return {name.split("/")[1]: found[name] for name in found if split_of(name) == split}
+    found = read(directory, lambda name: split_of(name) == split)
+    return {name.split("/")[1]: values for name, values in found.items()}
 
 
-def read(directory: Path) -> Outcomes:
+def read(directory: Path, wanted: Callable[[str], bool]) -> Outcomes:
     path = directory / FILE
     if not path.is_file():
         return {}
     try:
         with np.load(path) as file:
-            return dict(file)
+            return {name: file[name] for name in file.files if wanted(name)}
     except (zipfile.BadZipFile, ValueError, OSError, EOFError):  # damaged: as if there were none
         return {}
 

@@ -6,8 +6,7 @@ import signal
 import subprocess
 import sys
 from argparse import ArgumentTypeError
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from project.comparison.runs import Run, collect, directories, read_run
 from project.comparison.tables import text_of
 from project.configuration import ProjectCLI
 from project.messages import UsageError
+from project.training.interruption import handled_by
 from project.training.resume import complete_config
 from project.training.run_directory import code_hash
 
@@ -127,7 +127,8 @@ def train_one(
     name: str, arguments: list[str], wanted: Run, runs: Path, allowed: Sequence[str]
 ) -> tuple[int, Path]:
     """Train, go on with, or find a run; return its exit code and its directory."""
-    found = newest(runs, wanted)
+    known = [run for run in map(read_run, directories([runs])) if run and run.repeats(wanted)]
+    found = newest([run for run in known if run.code == wanted.code])
     if found is not None and found.record["status"] == "finished":
         print(f"--- {name}: is there, {found.directory}", flush=True)
         return 0, found.directory
@@ -135,50 +136,20 @@ def train_one(
         print(f"--- {name}: goes on in {found.directory}", flush=True)
         trusted = [word for package in allowed for word in ("--allow", package)]
         return run_in_a_process(["--resume", str(found.directory), *trusted]), found.directory
-    other_code = any(
-        run.repetition == wanted.repetition and run.recipe == wanted.recipe
-        for run in map(read_run, directories([runs]))
-        if run is not None
-    )
-    print(
-        f"--- {name}" + (": a run by other code is there; anew" if other_code else ""), flush=True
-    )
+    print(f"--- {name}" + (": a run by other code is there; anew" if known else ""), flush=True)
     before = set(directories([runs]))
     code = run_in_a_process(arguments)
-    fresh = [place for place in directories([runs]) if place not in before]
-    return code, newest_of(fresh, wanted) or Path()
+    # Others may have begun meanwhile, and its code may have been edited.
+    fresh = [read_run(place) for place in directories([runs]) if place not in before]
+    mine = [run.directory for run in fresh if run and run.repeats(wanted)]
+    return code, mine[-1] if mine else Path()
 
 
-def newest(runs: Path, wanted: Run) -> Run | None:
-    """Return the newest run that repeats another; a finished one before a stopped one."""
-    candidates = []
-    for directory in directories([runs]):
-        run = read_run(directory)
-        if run and run.record.get("status") in ("finished", *STOPPED) and repeats(run, wanted):
-            candidates.append(run)
-    candidates.sort(key=lambda run: run.record["status"] == "finished")  # names are in order
-    return candidates[-1] if candidates else None
-
-
-def repeats(run: Run, wanted: Run) -> bool:
-    """Return whether a run is of the recipe, code, seed and fold of another."""
-    return (
-        run.repetition == wanted.repetition
-        and run.recipe == wanted.recipe
-        and run.code == wanted.code
-    )
-
-
-def newest_of(fresh: list[Path], wanted: Run) -> Path | None:
-    """Return the new directory of the run that was wanted; others may have begun meanwhile.
-
-    Its code may have been edited since.
-    """
-    for directory in reversed(fresh):
-        run = read_run(directory)
-        if run and run.repetition == wanted.repetition and run.recipe == wanted.recipe:
-            return directory
-    return None
+def newest(runs: list[Run]) -> Run | None:
+    """Return the newest of runs in the order of their names; a finished before a stopped one."""
+    usable = [run for run in runs if run.record.get("status") in ("finished", *STOPPED)]
+    usable.sort(key=lambda run: run.record["status"] == "finished")
+    return usable[-1] if usable else None
 
 
 def finished(cli: ProjectCLI) -> list[Run]:
@@ -201,27 +172,15 @@ def run_in_a_process(arguments: list[str]) -> int:
     terminal.
     """
     command = [sys.executable, "-m", "project.train", *arguments]
-    with subprocess.Popen(command) as process, handed_on(process):
+    with (
+        subprocess.Popen(command) as process,
+        handled_by(lambda signum, frame: process.send_signal(signum), HANDED_ON),
+    ):
         while True:
             try:
                 return exit_code(process.wait())
             except KeyboardInterrupt:
                 continue  # until the run has saved itself
-
-
-@contextmanager
-def handed_on(process: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """Hand signals on to a process, while inside."""
-
-    def hand_on(number: int, frame: Any) -> None:
-        process.send_signal(number)
-
-    before = {number: signal.signal(number, hand_on) for number in HANDED_ON}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def exit_code(returned: int) -> int:

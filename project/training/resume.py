@@ -5,7 +5,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -191,9 +190,7 @@ def completed(config: str, cli: ProjectCLI) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch, "config.yaml")
         file.write_text(config, encoding="utf-8")
-        other = copy(cli)
-        other.parse_arguments(cli.parser, ["--config", str(file)])
-    return complete_config(other)
+        return complete_config(cli.parsed(["--config", str(file)]))
 
 
 def complete_config(cli: ProjectCLI) -> str:

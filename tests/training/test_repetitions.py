@@ -17,7 +17,7 @@ import pytest
 
 from project.configuration import CONFIGS
 from project.tasks.image_classification import ImageClassification
-from project.training import repetitions, resume, run_directory
+from project.training import repetitions
 from project.training.command import command
 from project.training.outcomes import load_outcomes
 from project.training.repetitions import numbers
@@ -27,21 +27,6 @@ TINY = ["--trainer.accelerator=cpu", "--trainer.precision=32-true", "--model.net
         "--trainer.limit_train_batches=3", "--trainer.logger=false"]  # fmt: skip
 LONG = [*TINY, "--trainer.max_epochs=25", "--trainer.log_every_n_steps=1",
         "--checkpoint_minutes=0"]  # fmt: skip
-
-
-@pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The arguments of each training so far; it is done in this process, to be quick."""
-    arguments: list[list[str]] = []
-
-    def train(typed: list[str]) -> int:
-        arguments.append(typed)
-        return command(typed)
-
-    monkeypatch.setattr(repetitions, "run_in_a_process", train)
-    for module in (resume, run_directory):  # whoever edits the code while it is tested
-        monkeypatch.setattr(module, "code_patch", lambda: b"")
-    return arguments
 
 
 def records(runs: Path) -> list[dict[str, Any]]:
