@@ -101,7 +101,7 @@ class ImageClassification(LightningModule):
         return loss
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Make the gradient that of the mean over all images since the last step.
+        """Make the gradient that of the mean over the batches since the last step.
 
         Lightning divides by `accumulate_grad_batches`, also in the last accumulation of an epoch,
         which may be a short one.

@@ -48,16 +48,16 @@ def check_launch(trainer: Trainer) -> None:
     Raises:
         UsageError: With both numbers, and what to set.
     """
-    found = launched()
-    if found is None or found[1] * found[2] == trainer.world_size:
+    if (found := launched()) is None:
         return
     launcher, processes, nodes = found
-    raise UsageError(
-        f"{launcher} started {processes * nodes} processes ({processes} on each of {nodes} nodes), "
-        f"but the Trainer is set to {trainer.world_size} ({trainer.num_devices} on each of "
-        f"{trainer.num_nodes}); set --trainer.devices auto --trainer.num_nodes {nodes}, and "
-        "--trainer.strategy ddp, as in configs/trainer/torchrun.yaml"
-    )
+    if (processes, nodes) != (trainer.num_devices, trainer.num_nodes):
+        raise UsageError(
+            f"{launcher} started {processes} processes on each of {nodes} nodes, but the Trainer "
+            f"is set to {trainer.num_devices} on each of {trainer.num_nodes}; set "
+            f"--trainer.devices auto, --trainer.num_nodes {nodes} and --trainer.strategy ddp, as "
+            "in configs/trainer/torchrun.yaml"
+        )
 
 
 def share_threads(trainer: Trainer, threads: int | None) -> None:

@@ -6,6 +6,7 @@ at logging steps and where training pauses, and nowhere else.
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -91,7 +92,8 @@ class Throughput(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":  # before a strategy shards it
-            self.shapes = without_numbers(getattr(pl_module, "network", pl_module))
+            with suppress(Exception):  # what cannot be copied, such as torch's profiler in it
+                self.shapes = without_numbers(getattr(pl_module, "network", pl_module))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.has_begun = True
