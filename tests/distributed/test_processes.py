@@ -1,18 +1,23 @@
 """The same numbers on one process and on several, on one node and on two."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from launch import torchrun, train
+from launch import free_port, torchrun, train
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset
 
 from project.data.image_sets import Digits
 from project.data.images import ImageData
 from project.data.loader import SeededLoader
+from project.tasks.image_classification import ImageClassification
 from project.training.checkpoint_file import read
 from project.training.processes import SharedData, is_shared, step_of_processes
 
@@ -74,7 +79,13 @@ def one_process(request, tmp_path_factory) -> tuple[list[str], Path]:
     return arguments, run(arguments, folder, 1, 1, 1)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+every_shape = pytest.mark.parametrize(
+    "shape", [name if name == "two processes" else pytest.param(name, marks=pytest.mark.slow)
+              for name in SHAPES],
+)  # fmt: skip
+
+
+@every_shape
 def test_the_same_steps_on_any_number_of_processes(one_process, shape, tmp_path) -> None:
     arguments, one = one_process
     several = run(arguments, tmp_path / "run", *SHAPES[shape])
@@ -108,6 +119,51 @@ def test_other_processes_than_were_started_are_refused(devices, tmp_path) -> Non
     assert "torchrun started 2 processes on each of 1 nodes, but the Trainer is set to " in error
     assert f"set to {devices} on each of 1; set --trainer.devices auto" in error
     assert not list((tmp_path / "runs").glob("*"))
+
+
+def test_sigterm_on_one_process_stops_all_and_the_run_goes_on_exactly(
+    tmp_path, monkeypatch
+) -> None:
+    whole = run(IMAGES, tmp_path / "whole", 2, 1, 1)
+    step = ImageClassification.training_step
+
+    def stopped(self: ImageClassification, batch: Any, batch_idx: int) -> Any:
+        if self.global_rank == 1 and self.global_step == 10:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batch, batch_idx)
+
+    folder = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageClassification, "training_step", stopped)
+        assert train([*IMAGES, "--data.batch_size=24"], folder, torchrun(2)) == [143, 143]
+    (directory,) = (folder / "runs").iterdir()
+    assert json.loads((directory / "run.json").read_text())["status"] == "interrupted"
+    assert train(["--resume", str(directory)], folder, torchrun(2)) == [0, 0]
+    a, b = weights(whole), weights(directory)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert measured(whole) == measured(directory)
+
+
+@pytest.mark.slow
+def test_two_nodes_by_torchrun_itself(tmp_path) -> None:
+    """On loopback, a process each: nothing of this is emulated."""
+    port = free_port()
+    torchrun_node = [
+        sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1",
+        "--master_addr=127.0.0.1", f"--master_port={port}",
+    ]  # fmt: skip
+    config = Path(__file__).parents[2] / "configs" / "trainer" / "torchrun.yaml"
+    words = ["-m", "project.train", *IMAGES, "--config", str(config), "--data.batch_size=24",
+             "--data.eval_batch_size=24", "--trainer.accelerator=cpu"]  # fmt: skip
+    nodes = [
+        subprocess.Popen([*torchrun_node, f"--node_rank={rank}", *words], cwd=tmp_path)
+        for rank in range(2)
+    ]
+    assert [node.wait(timeout=200) for node in nodes] == [0, 0]
+    (directory,) = (tmp_path / "runs").iterdir()
+    several = weights(directory)
+    one = weights(run(IMAGES, tmp_path / "one", 1, 1, 1))
+    assert max((one[name] - several[name]).abs().max().item() for name in one) < 1e-6
 
 
 class Stream(IterableDataset[int]):
