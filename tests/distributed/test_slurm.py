@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -423,7 +424,8 @@ def srun(arguments: list[str], restarts: int = 0, signal_at: int | None = None) 
     wait_for(has_ended)
     if any(node.poll() for node in nodes):
         for node in nodes:
-            node.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(node.pid, signal.SIGKILL)  # with what it has started
     output = "".join(node.communicate()[0] for node in nodes)
     print(output)
     return [node.returncode for node in nodes]
@@ -432,7 +434,7 @@ def srun(arguments: list[str], restarts: int = 0, signal_at: int | None = None) 
 @pytest.mark.slow
 def test_two_nodes_are_requeued_once_and_go_on_exactly(scontrol) -> None:
     typed = [*LONG, "--trainer.strategy=ddp", "--trainer.num_nodes=2", "--data.batch_size=32"]
-    scontrol.answers(f'sleep 1; echo "$*" >> {scontrol.calls}')  # the other must wait for it
+    scontrol.answers(f'sleep 3; echo "$*" >> {scontrol.calls}')  # the other must wait for it
     assert srun([*typed, "--runs_dir=whole"]) == [0, 0]
     codes = srun(typed, signal_at=8)
     assert 143 in codes
