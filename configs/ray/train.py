@@ -5,8 +5,9 @@
 
 Ray places the processes, starts them again when one of them or its node dies, and keeps the last
 two checkpoints, one an epoch, in `runs/ray/<experiment>`, which all nodes must share. The training
-goes on from the end of its last whole epoch; so does the same command typed again, and another
-training needs another `--experiment`.
+goes on from the end of the last epoch that Ray had heard of (it asks now and then: one killed right
+after its first epochs began anew). So does the same command typed again; another training needs
+another `--experiment`.
 
 This is Ray's training and not `project.train`: no run directory (run.json, metrics.csv, a table;
 `project.compare` does not see it), no early stop, best checkpoint or test, no stop in the middle of
@@ -14,7 +15,8 @@ an epoch, and nothing that holds a training that goes on to be the one that was 
 
 No test covers it, since Ray is none of the project's dependencies. It was run by hand on 2026-11-26
 with ray 2.60.0, lightning 2.6.6 and torch 2.15.0 on two CPU workers: to its end, and with a worker
-killed, after which it came to the figures of the undisturbed training. Not on GPUs, nor on nodes.
+killed after 12 of 60 epochs, which came to the figures of the undisturbed training. Not on GPUs,
+nor on several nodes.
 """
 
 import sys
