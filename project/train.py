@@ -1,5 +1,6 @@
 """Train one experiment: fit, keep the best by validation, test it, print a table."""
 
+import signal
 import sys
 
 HELP = """\
@@ -66,4 +67,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    if hasattr(signal, "pthread_sigmask"):  # SLURM's warning waits until there is a run to be saved
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     sys.exit(main())

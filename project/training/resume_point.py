@@ -143,11 +143,11 @@ class ResumePoint(Callback):
         if batch_idx % trainer.accumulate_grad_batches:
             return  # gradients are waiting, and are not saved
         is_due = int(self.is_due(is_epoch_start=batch_idx == 0))
-        exit_code, is_due = largest_of_all(trainer, [self.stop.exit_code, is_due])
-        if is_due or exit_code:
+        signum, is_due = largest_of_all(trainer, [self.stop.signum, is_due])
+        if is_due or signum:
             self.save(trainer, BATCH_START)
-        if exit_code:
-            leave(trainer, exit_code)
+        if signum:
+            leave(trainer, signum)
 
     def is_due(self, is_epoch_start: bool) -> bool:
         waited = time.monotonic() - self.saved_at

@@ -24,7 +24,7 @@ from project.training.dashboards import (
     spared,
 )
 from project.training.initial_weights import prepare_network
-from project.training.interruption import FiniteLoss, StopBeforeTesting, StopRequest
+from project.training.interruption import FiniteLoss, StopBeforeTesting, Stopped, StopRequest
 from project.training.outcomes import save_outcomes
 from project.training.processes import step_of_processes
 from project.training.results import closing_table
@@ -38,6 +38,7 @@ from project.training.run_directory import (
     write_patch,
 )
 from project.training.run_files import cut_back
+from project.training.slurm import job, requeue_after
 from project.training.throughput import Throughput
 from project.training.trainer import (
     BestCheckpoint,
@@ -66,7 +67,7 @@ def run(
         measure_test: False leaves the test split alone, for what is chosen among.
     """
     config = cli.config
-    origin = provenance(arguments)
+    origin = provenance(arguments) | ({"slurm": here} if (here := job()) else {})
     is_restored = stopped is not None and stopped.checkpoint is not None
     begun_with = prepare_network(cli, is_restored)
     if stopped is None:
@@ -131,6 +132,8 @@ def run(
             end_badly(error, keeper, trainer)
             if isinstance(error, SystemExit) and trainer.is_global_zero:
                 print(f"stopped; go on with: python -m project.train --resume {directory}")
+            if isinstance(error, Stopped):
+                trainer.strategy.barrier()  # srun may kill what is left as soon as one has ended
             raise
     if trainer.is_global_zero:
         print(closing_table(record, directory, measure_test))
@@ -203,6 +206,7 @@ def end_badly(error: BaseException, keeper: RunRecord, trainer: Trainer) -> None
         status, code = "pruned", 0
     with suppress(OSError):  # the disk may be full
         keeper.update(status=status, exit_code=code, error=f"{type(error).__name__}: {error}")
+    requeue_after(error)  # first: W&B may wait for its network
     finish_wandb(trainer, code)
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         raise RunError(
