@@ -24,6 +24,7 @@ from project.training.dashboards import (
 )
 from project.training.initial_weights import prepare_network
 from project.training.interruption import FiniteLoss, StopBeforeTesting, StopRequest
+from project.training.memory import keep_freed_memory
 from project.training.outcomes import save_outcomes
 from project.training.results import closing_table
 from project.training.resume import StoppedRun, complete_config, sole_user, warn
@@ -62,6 +63,7 @@ def run(
         callbacks: More of them, such as that of a sweep, which may raise `RunPruned`.
         measure_test: False leaves the test split alone, for what is chosen among.
     """
+    keep_freed_memory()
     config = cli.config
     origin = provenance(arguments)
     is_restored = stopped is not None and stopped.checkpoint is not None
