@@ -154,6 +154,7 @@ class Part:
         self.name, _, self.training = name.partition(" ")
         self.is_smoke = is_smoke
         self.device = torch.device("cpu" if is_smoke else "cuda")
+        self.compiler = "eager" if is_smoke else "inductor"  # which takes minutes on a busy CPU
         self.ends = float(os.environ.get("PART_ENDS", math.inf))
         torch.backends.cudnn.benchmark = not is_smoke
 
@@ -397,8 +398,10 @@ def gpt_speed(part: Part, **what: Any) -> dict[str, Any]:
     network = GPT(**sizes)
     flops = training_flops(network, torch.zeros(1, length, dtype=torch.int64)) or math.nan
     if what["compiled"]:
-        network.compile(dynamic=False)
-    losses = torch.compile(token_losses, dynamic=False) if "loss" in what["loop"] else token_losses
+        network.compile(dynamic=False, backend=part.compiler)
+    losses = token_losses
+    if "loss compiled" in what["loop"]:
+        losses = torch.compile(token_losses, dynamic=False, backend=part.compiler)
 
     def loss_of(network: Any, batch: Any) -> Any:
         return losses(network(batch.inputs), batch.targets).mean()
@@ -487,7 +490,7 @@ def cnn_speed(part: Part, **what: Any) -> dict[str, Any]:
     network = cls(**sizes)
     flops = training_flops(network, torch.zeros(2, 1, 28, 28)) or math.nan
     if what["compiled"]:
-        network.compile(dynamic=False)
+        network.compile(dynamic=False, backend=part.compiler)
     watch = Stopwatch(part, steps=max(20, 204_800 // batch_size))
     augment = Augmentation(**AUGMENT) if what["augmented"] else None
     data = ImageData(bright_images(part), batch_size=batch_size, augment=augment, seed=0)
