@@ -44,7 +44,7 @@ SECTIONS = {  # where each is
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return 0, 2 when it was asked wrongly, or 1 when a section failed."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments in (["--help"], ["-h"]):
+    if {"--help", "-h"} & {*arguments}:
         print(HELP, end="")
         return 0
     from project.command_line import exit_code_of
@@ -60,6 +60,7 @@ def understood(arguments: list[str]) -> tuple[list[str], str | None, list[str]]:
     """
     from project.messages import UsageError, nearest
 
+    arguments = [word for word in arguments if word != "--debug"]  # of `exit_code_of`
     json_file = None
     if "--json" in arguments:
         place = arguments.index("--json")

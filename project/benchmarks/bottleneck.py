@@ -95,8 +95,8 @@ def of_data(m: Measured, share: str) -> list[str]:
 def of_overhead(m: Measured, share: str, beside: float) -> list[str]:
     larger = f"--data.batch_size {2 * m.batch_size}" if m.batch_size else "a larger batch"
     return [
-        f"bound by Python and launches: {share} does not grow with the batch, "
-        f"{100 * beside:.0f} % is outside the network; "
+        f"bound by overhead: {share} (Python, launches, the optimizer) does not grow with the "
+        f"batch, {100 * beside:.0f} % is outside the network; "
         f"a batch twice as large takes the network {m.doubled / m.bare:.1f} times as long",
         f"try {larger} or --speed.compile true; then fused: true of the optimizer, where it has it",
     ]

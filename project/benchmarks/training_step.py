@@ -49,10 +49,12 @@ CASES: dict[str, tuple[list[str], int]] = {
 }
 
 
-def trainer(rounds: int = 3, share: float = 1.0) -> list[Figures]:
+def trainer(
+    rounds: int = 3, share: float = 1.0, cases: dict[str, tuple[list[str], int]] = CASES
+) -> list[Figures]:
     """Compare seconds per step; `share` scales the steps of a window."""
     found = []
-    for name, ((config, *changes), steps) in CASES.items():
+    for name, ((config, *changes), steps) in cases.items():
         arguments = ["--config", str(CONFIGS / config), *changes]
         steps = max(2, int(share * steps))
         with TemporaryDirectory() as cache:
