@@ -14,11 +14,12 @@ from typing import Any
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from project.configuration import ProjectCLI, class_help, help_of_everything
-from project.messages import RunError, UsageError, said_by_a_class
+from project.messages import RunError, UsageError, said_by_a_class, warn
 from project.training.checkpoint import imports_limited_to
 from project.training.initial_weights import prepare_network
 from project.training.repetitions import numbers, train_repeatedly
 from project.training.resume import (
+    ROUNDING,
     StoppedRun,
     changes,
     check_possible,
@@ -29,7 +30,6 @@ from project.training.resume import (
     other_surroundings,
     run_directory_of,
     sole_user,
-    warn,
 )
 from project.training.run import exit_code_of, has_test_split, run
 from project.training.run_directory import process_rank
@@ -169,6 +169,9 @@ def resume(options: argparse.Namespace, arguments: list[str]) -> None:
             return
         if process_rank() == 0:
             warn_of(stopped, reasons, {key: changed[key] for key in longer})
+            for key in changed.keys() & set(ROUNDING):
+                warn(f"{key} was {changed[key][0]} and is {changed[key][1]}: "
+                     "the last bits of numbers may differ")  # fmt: skip
         stopped = replace(
             stopped,
             is_extended=bool(longer),

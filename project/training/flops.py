@@ -3,11 +3,10 @@
 import copy
 import re
 
-import torch
 from torch import Tensor, nn
 
-# Dense bfloat16 (no sparsity) peaks in FLOP/s, from the vendors' data sheets; the first name that is
-# a word of the device's decides. Lightning 2.6.6 has none for H200 and sparse ones for others.
+# Dense bfloat16 peaks (no sparsity) in FLOP/s, from the vendors' data sheets; the first name that
+# is a word of the device's decides. Lightning 2.6.6 has none for H200, and sparse ones for others.
 PEAKS = {
     "GB200": 2500e12,
     "B200": 2250e12,
@@ -35,7 +34,7 @@ def peak_flops(device_name: str) -> float | None:
 def training_flops(network: nn.Module, inputs: Tensor) -> int | None:
     """Return the operations of a forward and a backward pass, per row of a batch.
 
-    Counted by torch on a copy without memory (the meta device): matrix products, convolutions and
+    Counted by torch on a copy without numbers (the meta device): matrix products, convolutions and
     attention; two for each multiply-add, attention as if it were not causal. The gradients of
     frozen parameters are left out.
 
@@ -44,14 +43,21 @@ def training_flops(network: nn.Module, inputs: Tensor) -> int | None:
         inputs: A batch, of which two rows are used.
 
     Returns:
-        None for a network that cannot run without its data.
+        None for a network that cannot run without its numbers.
     """
     from torch.utils.flop_counter import FlopCounterMode  # 0.1 s of a start
 
     try:
-        without_memory = copy.deepcopy(network).to("meta").train()
         with FlopCounterMode(display=False) as counter:
-            without_memory(inputs[:2].to("meta")).float().sum().backward()
+            without_numbers(network)(inputs[:2].to("meta")).float().sum().backward()
     except Exception:  # whatever a network of one's own does with numbers that are not there
         return None
     return counter.get_total_flops() // len(inputs[:2])
+
+
+def without_numbers(network: nn.Module) -> nn.Module:
+    """Return a copy on the meta device, in training mode: shapes alone, and no memory."""
+    shapes: dict[int, Tensor] = {id(b): b.to("meta") for b in network.buffers()}
+    for p in network.parameters():
+        shapes[id(p)] = nn.Parameter(p.detach().to("meta"), requires_grad=p.requires_grad)
+    return copy.deepcopy(network, shapes).train()

@@ -41,6 +41,7 @@ PRIVATE = (
     "fit_loop.epoch_loop._results",
     "_logger_connector._callback_metrics",
     "_signal_connector.register_signal_handlers",
+    "fit_loop.epoch_loop._broadcast_sigterm_tensor",
 )
 BATCH_START, TRAIN_END = "batch_start", "train_end"  # where a point is taken
 SHARE_OF_TIME = 0.04  # that saving at the ends of epochs may take

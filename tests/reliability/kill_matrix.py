@@ -459,7 +459,7 @@ def strip(content: dict[str, Any]) -> dict[str, Any]:
     content["resume"] = {k: v for k, v in content.get("resume", {}).items() if k != "files"}
     callbacks = {}
     for name, state in content["callbacks"].items():
-        if name != "RunRecord":
+        if name not in ("RunRecord", "Throughput"):
             callbacks[name] = {
                 k: v for k, v in state.items() if "path" not in k and k != "best_k_models"
             }
@@ -504,7 +504,7 @@ def scalars(directory: Path) -> dict[str, list[tuple[int, float]]]:
     ]
     found: dict[str, list[tuple[int, float]]] = {}
     for events in sorted(files, key=lambda file: file.FirstEventTimestamp()):
-        for tag in events.Tags()["scalars"]:
+        for tag in (t for t in events.Tags()["scalars"] if not t.startswith("speed/")):
             found.setdefault(tag, []).extend((e.step, e.value) for e in events.Scalars(tag))
     return found
 
