@@ -38,6 +38,7 @@ class Measured:
         precision: Of the run.
         batch_size: Of the run; 0 where the data do not say.
         num_workers: Of the run's loader.
+        compiled: Whether the network is compiled already.
     """
 
     loader: float
@@ -50,14 +51,20 @@ class Measured:
     precision: str = "32-true"
     batch_size: int = 0
     num_workers: int = 0
+    compiled: bool = False
+
+    @property
+    def fixed(self) -> float:
+        """Seconds of the bare step that would stay if the batch shrank to nothing."""
+        return min(max(0.0, 2 * self.bare - self.doubled), self.bare)
 
     @property
     def used(self) -> float | None:
-        """Share of the attainable matrix product that the bare step reaches."""
+        """Share of the attainable matrix product that the rest of the bare step reaches."""
         if self.operations is None:
             return None
         attainable = self.matmul.get(self.precision, self.matmul["32-true"])
-        return self.operations / self.bare / attainable
+        return self.operations / max(self.bare - self.fixed, 1e-9) / attainable
 
 
 def verdict(measured: Measured) -> tuple[str, list[str]]:
@@ -67,13 +74,12 @@ def verdict(measured: Measured) -> tuple[str, list[str]]:
     workers only what it takes longer than the network. `overhead`: what of the run's step is
     neither data nor network, and what of the network's would stay if the batch shrank to nothing,
     2 t(B) - t(2B): Python, launches of kernels, the optimizer. The rest grows with the batch:
-    `compute` where the step reaches 30 % of this machine's matrix product, else `memory`.
+    `compute` where it reaches 30 % of this machine's matrix product, else `memory`.
     """
     m = measured
     data = m.loader if m.num_workers == 0 else max(0.0, m.loader - m.bare)
     beside = max(0.0, m.trainer - data - m.bare)
-    fixed = min(max(0.0, 2 * m.bare - m.doubled), m.bare)
-    parts = {"data": data, "overhead": beside + fixed, "work": m.bare - fixed}
+    parts = {"data": data, "overhead": beside + m.fixed, "work": m.bare - m.fixed}
     bound = max(parts, key=lambda name: parts[name])
     share = f"{100 * parts[bound] / sum(parts.values()):.0f} % of a step"
     if bound == "data":
@@ -93,12 +99,15 @@ def of_data(m: Measured, share: str) -> list[str]:
 
 
 def of_overhead(m: Measured, share: str, beside: float) -> list[str]:
-    larger = f"--data.batch_size {2 * m.batch_size}" if m.batch_size else "a larger batch"
+    remedies = [f"--data.batch_size {2 * m.batch_size}" if m.batch_size else "a larger batch"]
+    if not m.compiled:
+        remedies.append("--speed.compile true")
+    remedies.append("fused: true of the optimizer, where it has it")
     return [
         f"bound by overhead: {share} (Python, launches, the optimizer) does not grow with the "
         f"batch, {100 * beside:.0f} % is outside the network; "
         f"a batch twice as large takes the network {m.doubled / m.bare:.1f} times as long",
-        f"try {larger} or --speed.compile true; then fused: true of the optimizer, where it has it",
+        f"try {', then '.join(remedies)}",
     ]
 
 
@@ -115,9 +124,10 @@ def of_work(m: Measured, share: str, bound: str) -> list[str]:
             remedy = f"{lower}: a product in bfloat16 is {gain:.1f} times as fast here"
         return [f"bound by compute: {share} grows with the batch, and {reached}", f"try {remedy}"]
     moved = m.bare * m.copying / 1e6
-    remedy = "--speed.compile true, which joins element-wise operations"
-    if not is_lower and gain > 1.3:
-        remedy += f", or {lower}"
+    remedies = [] if is_lower else [lower]
+    if not m.compiled:
+        remedies.insert(0, "--speed.compile true, which joins element-wise operations")
+    remedy = ", then ".join(remedies) or "a smaller network or a faster device"
     return [
         f"bound by memory: {share} grows with the batch, but {reached}; "
         f"in that time {moved:,.0f} MB could be copied",
@@ -172,6 +182,7 @@ def judged(cli: Any, inputs: Tensor, samples: dict[str, list[float]], speeds: An
         cli.config.trainer.precision,
         getattr(cli.datamodule, "batch_size", 0),
         getattr(cli.datamodule, "num_workers", 0),
+        cli.config.speed.compile,
     )
     bound, sentences = verdict(measured)
     what = f"a training step of {cli.config.experiment} ({measured.precision})"

@@ -135,6 +135,12 @@ def loop_step(arguments: list[str], steps: int) -> float:
 def hand_written(cli: ProjectCLI) -> Callable[[Tensor, Tensor], None]:
     """Return one step, of (inputs, targets), as one writes it without Lightning."""
     network = cli.model.network.to(device()).train()
+    speed = cli.config.speed
+    torch.set_float32_matmul_precision(speed.matmul)
+    if speed.threads:
+        torch.set_num_threads(speed.threads)
+    if speed.compile:
+        network.compile()
     optimizer = (cli.model.optimizer or torch.optim.AdamW)(parameter_groups(network))
     settings = cli.config.trainer
     return plain_step(network, optimizer, settings.precision, settings.gradient_clip_val)
