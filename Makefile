@@ -1,6 +1,7 @@
 # make train   environment, then one training run on embedded data
 # make test    environment, then the tests
 # make kill-matrix   kill and resume 320 runs, and compare them bit by bit (about 10 minutes)
+# make distributed   runs of two and three processes, two nodes, FSDP2, SLURM (emulated), signals
 # make fault-cases   what goes wrong with a run, and the answer to each, as a table
 # make gpu     speed and results on one GPU, in under eight minutes (tests/gpu.py)
 # make walk    every command once, on embedded data, as a user types them (under five minutes)
@@ -14,7 +15,7 @@ TORCH ?=
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 INSTALLED := .venv/installed
 
-.PHONY: install train test test-slow kill-matrix fault-cases gpu walk lint lock clean
+.PHONY: install train test test-slow distributed kill-matrix fault-cases gpu walk lint lock clean
 
 train: install
 	$(BIN)/python -m project.train $(ARGS)
@@ -24,6 +25,9 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest $(ARGS)
+
+distributed: install
+	$(BIN)/python -m pytest tests/distributed $(ARGS)
 
 kill-matrix: install
 	$(BIN)/python tests/reliability/kill_matrix.py $(ARGS)
