@@ -21,7 +21,7 @@ Compare, on this machine and in one run, without network or data files:
               importing Lightning
 With nothing given: all of them, in under five minutes on two cores. Figures
 are medians of rounds in which all are measured in turn; ratios are of figures
-of one round. On a GPU the same sections measure the GPU.
+of one round. With a GPU, all but data and startup measure it (not tried yet).
 
   --json FILE  write every figure of every round, too
 
