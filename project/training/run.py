@@ -23,9 +23,9 @@ from project.training.dashboards import (
     log_results,
     spared,
 )
+from project.training.host import keep_freed_memory, look_for_no_gpu
 from project.training.initial_weights import prepare_network
 from project.training.interruption import FiniteLoss, StopBeforeTesting, Stopped, StopRequest
-from project.training.memory import keep_freed_memory
 from project.training.outcomes import save_outcomes
 from project.training.processes import step_of_processes
 from project.training.results import closing_table
@@ -68,6 +68,7 @@ def run(
         measure_test: False leaves the test split alone, for what is chosen among.
     """
     keep_freed_memory()
+    look_for_no_gpu()
     config = cli.config
     origin = provenance(arguments) | ({"slurm": here} if (here := job()) else {})
     is_restored = stopped is not None and stopped.checkpoint is not None

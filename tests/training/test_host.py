@@ -8,7 +8,7 @@ import pytest
 
 FAULTS_OF_STEPS = """
 import resource
-from project.training.memory import keep_freed_memory
+from project.training.host import keep_freed_memory
 keep_freed_memory()
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
