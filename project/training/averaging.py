@@ -7,6 +7,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging as LightningEMA
 from torch import Tensor, nn
 
+from project.training.sharded_strategy import ShardedStrategy
+
 
 class EMAWeightAveraging(LightningEMA):
     """Lightning's exponential moving average of the weights, which leaves constants alone.
@@ -22,6 +24,10 @@ class EMAWeightAveraging(LightningEMA):
 
     def __init__(self, decay: float = 0.999, **kwargs: Any) -> None:
         super().__init__(decay=decay, **kwargs)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if isinstance(trainer.strategy, ShardedStrategy) and self._average_model is not None:
+            trainer.strategy.share_out(self._average_model.module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
