@@ -19,9 +19,10 @@ class MuonAdamW(Optimizer):
     Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) replaces the momentum of a
     matrix by the nearest orthogonal matrix, found by five Newton-Schulz steps. Convolution
     filters count as matrices (C_out, C_in * H * W). Matrices of one shape are stacked and
-    orthogonalised together, where they are sharded on every process, in bfloat16 on a GPU and on CPUs that multiply it, else in float32;
+    orthogonalised together, in bfloat16 on a GPU and on CPUs that multiply it, else in float32;
     `torch.optim.Muon` works one by one, in bfloat16 everywhere. Weight decay is decoupled and
-    scaled by the learning rate in both parts.
+    scaled by the learning rate in both parts. Of sharded matrices every process orthogonalises
+    all, and keeps its slices.
 
     Args:
         params: Parameters or groups; without a tag, every one is given to AdamW.

@@ -32,6 +32,7 @@ HARMLESS = {
     "num_nodes",
     "num_workers",
     "runs_dir",
+    "save_distributed_checkpoint",
 }
 PLACES = {"cache_dir", "path", "root", "test_path", "val_path"}  # of data whose hash is compared
 LENGTHS = ("max_epochs", "max_steps")  # of a run, which may be raised

@@ -1,16 +1,27 @@
 """Lightning's strategy for sharded networks (FSDP2), with the checkpoints of any other run."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
 
+from project.training.checkpoint_file import (
+    finish_folder,
+    is_folder,
+    read_common,
+    remove,
+    slices_file,
+    slices_of,
+    with_slices,
+)
 from project.training.sharding import shard, sliced
 
 
@@ -80,13 +91,34 @@ class ShardedStrategy(ModelParallelStrategy):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None
     ) -> None:
-        """Write a checkpoint, which every process has of its slices."""
-        if not self._save_distributed_checkpoint:
-            checkpoint = apply_to_collection(checkpoint, DTensor, self.gathered)
-            if self.is_global_zero:
-                self.checkpoint_io.save_checkpoint(checkpoint, filepath, storage_options)
+        """Write a checkpoint, as one file or as a folder of every process's slices."""
+        if self._save_distributed_checkpoint:
+            self.save_folder(checkpoint, Path(self.broadcast(filepath)))  # rank 0 knows the run
             return
-        raise NotImplementedError
+        checkpoint = apply_to_collection(checkpoint, DTensor, self.gathered)
+        if self.is_global_zero:
+            self.checkpoint_io.save_checkpoint(checkpoint, filepath, storage_options)
+
+    def save_folder(self, checkpoint: dict[str, Any], path: Path) -> None:
+        """Write slices beside `path`, then what is left, and give the folder its name at last."""
+        slices: dict[int, Tensor] = {}
+
+        def take(tensor: DTensor) -> Tensor:
+            slices[len(slices)] = tensor.to_local().cpu()
+            return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+
+        common = apply_to_collection(checkpoint, DTensor, take)
+        beside = path.with_name(f".{path.name}.tmp")
+        if self.is_global_zero:
+            remove(beside)
+            beside.mkdir(parents=True)
+        self.barrier()
+        self.checkpoint_io.save_checkpoint(
+            {"state_dict": slices}, slices_file(beside, self.global_rank)
+        )
+        self.barrier()
+        if self.is_global_zero:
+            finish_folder(common, self.world_size, beside, path)
 
     def gathered(self, tensor: DTensor) -> Tensor | None:
         """Return a whole tensor on the first process, to which all have to send."""
@@ -94,13 +126,30 @@ class ShardedStrategy(ModelParallelStrategy):
         return whole.cpu() if self.is_global_zero else None
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> Any:
-        content = self.checkpoint_io.load_checkpoint(checkpoint_path, weights_only=True)
+        path = Path(self.broadcast(checkpoint_path))
+        common = read_common(path) if is_folder(path) else {}
+        if len(common.get("slices", ())) == self.world_size:
+            slices = iter(slices_of(path, self.global_rank).values())
+            content = with_slices(common, lambda whole: self.placed(next(slices), whole))
+        else:
+            content = self.checkpoint_io.load_checkpoint(path, weights_only=True)
         assert self.lightning_module is not None
         weights = self.lightning_module.state_dict()
         for key in ("state_dict", "current_model_state"):  # the second beside an average
             for name, tensor in content.get(key, {}).items():
                 content[key][name] = sliced(tensor, weights.get(name))
         return content
+
+    def placed(self, local: Tensor, whole: Tensor) -> DTensor:
+        """Return this process's slice as part of a tensor of the shape of `whole`."""
+        return DTensor.from_local(
+            local.to(self.root_device),
+            self.device_mesh["data_parallel"],
+            [Shard(0)],
+            run_check=False,
+            shape=whole.shape,
+            stride=whole.stride(),
+        )
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         assert self.lightning_module is not None

@@ -49,7 +49,7 @@ def blocks(network: nn.Module) -> Iterator[nn.Module]:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Return a tensor of which this process may have a slice; then every process must ask for it."""
+    """Return a tensor of which processes may have slices; then every one of them must ask."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
