@@ -23,13 +23,13 @@ def shard(network: nn.Module, mesh: DeviceMesh) -> None:
         return
     for parameter in network.parameters():  # channels-last filters would be refused
         parameter.data = parameter.data.contiguous()
-    is_compiled = network._compiled_call_impl is not None
-    for block in blocks(network):
-        if is_compiled:
-            block.compile()
-        fully_shard(block, mesh=mesh)
-    if is_compiled:
+    parts = list(blocks(network))
+    if parts and network._compiled_call_impl is not None:
         network._compiled_call_impl = None
+        for block in parts:
+            block.compile()
+    for block in parts:
+        fully_shard(block, mesh=mesh)
     # By default the outermost parameters would stay whole after a forward pass.
     fully_shard(network, mesh=mesh, reshard_after_forward=True)
     if hasattr(network, "extend"):
