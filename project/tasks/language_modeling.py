@@ -269,7 +269,8 @@ class LanguageModeling(LightningModule):
             vocab_size=len(tokenizer.vocabulary),
         )
         try:
-            written = "".join(stream_text(tokenizer, (int(token) for token in tokens)))
+            with torch.compiler.set_stance("force_eager"):  # a length a token: too many graphs
+                written = "".join(stream_text(tokenizer, (int(token) for token in tokens)))
         except ValueError as error:  # logits that are not finite are the training's affair
             written = f"(no sample: {error})"
         text = f"{tokenizer.decode(prompt)}|{written}"  # the network goes on where the bar is
