@@ -176,13 +176,9 @@ def flat(tree: Any, path: str = "") -> dict[str, torch.Tensor]:
     """Return the tensors of the weights and the optimizer, by their places."""
     if isinstance(tree, torch.Tensor):
         return {path: tree}
-    pairs = (
-        tree.items()
-        if isinstance(tree, dict)
-        else enumerate(tree)
-        if isinstance(tree, list)
-        else ()
-    )
+    if not isinstance(tree, dict | list):
+        return {}
+    pairs = tree.items() if isinstance(tree, dict) else enumerate(tree)
     found = {}
     for key, value in pairs:
         if path or key in ("state_dict", "optimizer_states", "current_model_state"):

@@ -132,7 +132,7 @@ def test_a_folder_that_is_not_whole_is_damage(
     folder_at(tmp_path / "last.ckpt", 1)
     folder_at(tmp_path / "last.ckpt", 2)
     harm(tmp_path / "last.ckpt" / file)
-    with pytest.raises(UsageError, match="last.ckpt"):
+    with pytest.raises(UsageError, match=r"last\.ckpt"):
         read(tmp_path / "last.ckpt")
     path, content, damage = newest(tmp_path)
     assert path == tmp_path / "previous.ckpt"
