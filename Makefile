@@ -1,7 +1,9 @@
 # make train   environment, then one training run on embedded data
 # make test    environment, then the tests
 # make kill-matrix   kill and resume 320 runs, and compare them bit by bit (about 10 minutes)
+# make distributed   runs of two and three processes, two nodes, FSDP2, SLURM (emulated), signals
 # make fault-cases   what goes wrong with a run, and the answer to each, as a table
+# make gpu     speed and results on one GPU, in under eight minutes (tests/gpu.py)
 # make walk    every command once, on embedded data, as a user types them (under five minutes)
 #
 # The environment is .venv, made from requirements.lock (uv if it is there, else pip). A second
@@ -13,7 +15,7 @@ TORCH ?=
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 INSTALLED := .venv/installed
 
-.PHONY: install train test test-slow kill-matrix fault-cases walk lint lock clean
+.PHONY: install train test test-slow distributed kill-matrix fault-cases gpu walk lint lock clean
 
 train: install
 	$(BIN)/python -m project.train $(ARGS)
@@ -24,11 +26,17 @@ test: install
 test-slow: install
 	$(BIN)/python -m pytest $(ARGS)
 
+distributed: install
+	$(BIN)/python -m pytest tests/distributed $(ARGS)
+
 kill-matrix: install
 	$(BIN)/python tests/reliability/kill_matrix.py $(ARGS)
 
 fault-cases: install
 	$(BIN)/python tests/reliability/test_fault_cases.py
+
+gpu: install
+	$(BIN)/python tests/gpu.py $(ARGS)
 
 walk: install
 	$(BIN)/python tests/walk.py

@@ -1,37 +1,105 @@
-"""How fast is it, against the usual way: ratios within one run, on this machine."""
+"""How fast is it, against the usual way, and what bounds it: ratios measured on this machine."""
 
 import sys
 
 HELP = """\
-usage: python -m project.benchmark [data] [trainer] [startup]
+usage: python -m project.benchmark [SECTION]... [--json FILE]
+       python -m project.benchmark bottleneck [arguments of project.train]
 
 Compare, on this machine and in one run, without network or data files:
-  data     images per CPU second, against torchvision's dataset in a DataLoader
-  trainer  a training step of the MLP through Lightning, against a plain loop
-  startup  from Enter to the first training step, against importing Lightning
-With nothing given: all three. Figures are medians of interleaved rounds.
+  data        images and tokens per CPU second, against torchvision, a
+              DataLoader, and nanoGPT's get_batch
+  trainer     a training step of a whole run, against a hand-written loop:
+              MLP, CNN, LSTM, GPT
+  switches    what compile, precision, layout, batch size, fused optimizer
+              and threads are each worth
+  processes   what 1, 2, 4 ... processes come to together: weak and strong
+  growth      cost as the data and the context grow, against what to expect
+  bottleneck  what bounds a run (data, overhead, compute, memory), and which
+              switch to try; by default of configs/default.yaml
+  startup     from Enter to the configuration and to the first step, against
+              importing Lightning
+With nothing given: all of them, in under five minutes on two cores. Figures
+are medians of rounds in which all are measured in turn; ratios are of figures
+of one round. With a GPU, all but data and startup measure it (not tried yet).
+
+  --json FILE  write every figure of every round, too
 
 examples:
   python -m project.benchmark
-  python -m project.benchmark trainer
+  python -m project.benchmark data trainer --json speed.json
+  python -m project.benchmark bottleneck --config configs/mnist_cnn.yaml
 """
+SECTIONS = {  # where each is
+    "data": "data_path",
+    "trainer": "training_step",
+    "switches": "switches",
+    "processes": "processes",
+    "growth": "growth",
+    "bottleneck": "bottleneck",
+    "startup": "startup",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; return 0, or 2 when it was asked wrongly."""
-    names = list(sys.argv[1:] if arguments is None else arguments)
-    if names in (["--help"], ["-h"]):
+    """Run the command; return 0, 2 when it was asked wrongly, or 1 when a section failed."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if {"--help", "-h"} & {*arguments}:
         print(HELP, end="")
         return 0
-    known = ("data", "trainer", "startup")
-    if wrong := [name for name in names if name not in known]:
-        print(f"error: no benchmark {wrong[0]!r}; choose of {', '.join(known)}", file=sys.stderr)
-        return 2
-    from project.benchmarks import speed  # imports torch: not needed for the help above
+    from project.command_line import exit_code_of
 
-    for name in names or known:
-        print(getattr(speed, name)(), flush=True)
-    return 0
+    return exit_code_of(lambda: measure(*understood(arguments)))
+
+
+def understood(arguments: list[str]) -> tuple[list[str], str | None, list[str]]:
+    """Return the sections, the file for JSON, and what is for `project.train`.
+
+    Raises:
+        UsageError: If there is no such section, or nothing takes the options.
+    """
+    from project.messages import UsageError, nearest
+
+    arguments = [word for word in arguments if word != "--debug"]  # of `exit_code_of`
+    json_file = None
+    if "--json" in arguments:
+        place = arguments.index("--json")
+        if place + 1 == len(arguments):
+            raise UsageError("--json needs a file to write, such as --json speed.json")
+        json_file = arguments[place + 1]
+        del arguments[place : place + 2]
+    end = next((i for i, word in enumerate(arguments) if word.startswith("-")), len(arguments))
+    names, options = arguments[:end], arguments[end:]
+    for name in names:
+        if name not in SECTIONS:
+            hint = nearest(name, SECTIONS) or f"; choose of {', '.join(SECTIONS)}"
+            raise UsageError(f"no section {name!r}{hint}")
+    if options and "bottleneck" not in names:
+        raise UsageError(f"{options[0]} is for project.train: bottleneck takes its options alone")
+    return names or list(SECTIONS), json_file, options
+
+
+def measure(names: list[str], json_file: str | None, options: list[str]) -> None:
+    """Measure the sections, print each at once, and write all as JSON."""
+    import json
+    from importlib import import_module
+    from pathlib import Path
+
+    from project.benchmarks.measuring import document, machine, table
+
+    if json_file is not None:
+        Path(json_file).open("a").close()  # refused before minutes of measuring and not after
+    found = {}
+    for name in names:
+        section = getattr(import_module(f"project.benchmarks.{SECTIONS[name]}"), name)
+        figures = section(options) if name == "bottleneck" else section()
+        found[name] = [document(part) for part in figures]
+        print(f"--- {name}")
+        for part in figures:
+            print(table(part), flush=True)
+    if json_file is not None:
+        text = json.dumps({"machine": machine(), "sections": found}, indent=2)
+        Path(json_file).write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -49,6 +49,26 @@ class Selection:
     patience: int | None = None
 
 
+@dataclass
+class Speed:
+    """How the hardware is used: changes the time a run takes, and the last bits of its numbers.
+
+    Args:
+        compile: Compile the network with torch.compile, in place, so that checkpoints stay as they
+            are. It takes about a minute at the start; most of it is gained back on GPUs.
+        matmul: Precision of float32 matrix products on CUDA: `high` is TF32, `medium` bfloat16.
+        threads: Of torch in each process; by default OMP_NUM_THREADS, or the cores of a machine
+            over its processes.
+        device_peak: Dense bfloat16 peak of one device, FLOP/s, for MFU; by default that of the
+            table in `training/flops.py`.
+    """
+
+    compile: bool = False
+    matmul: Literal["highest", "high", "medium"] = "highest"
+    threads: int | None = None
+    device_peak: float | None = None
+
+
 class ProjectCLI(LightningCLI):
     """LightningCLI that builds `model`, `data`, `trainer` settings and `best`, and runs nothing."""
 
@@ -70,6 +90,7 @@ class ProjectCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(Selection, "best")
+        parser.add_class_arguments(Speed, "speed")
         parser.add_class_arguments(Wandb, "wandb")
         parser.add_argument("--experiment", type=str | None, help="Name in the run directory.")
         parser.add_argument("--runs_dir", type=str, default="runs", help="Where runs are kept.")

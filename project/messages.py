@@ -7,6 +7,7 @@ there, and are picked out by their wording (held by tests/test_configuration.py)
 import difflib
 import inspect
 import re
+import sys
 from collections.abc import Iterable
 
 
@@ -20,6 +21,11 @@ class RunError(Exception):
 
 class RunPruned(Exception):  # noqa: N818 - not an error
     """A trial of a sweep is ended early, since others do better; its run is no failure."""
+
+
+def warn(text: str) -> None:
+    """Print what a user should know although things go on."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

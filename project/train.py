@@ -1,5 +1,6 @@
 """Train one experiment: fit, keep the best by validation, test it, print a table."""
 
+import signal
 import sys
 
 HELP = """\
@@ -11,10 +12,9 @@ table. With nothing given: configs/default.yaml, a CNN on embedded digits.
 examples:
   python -m project.train
   python -m project.train --config configs/mnist_cnn.yaml --data.batch_size 256
-  python -m project.train --config configs/mnist_cnn.yaml --seeds 0..4
-  python -m project.train --model.network RNN --model.network.cell gru
-  python -m project.train --model.optimizer SGD --model.optimizer.lr 0.1
   python -m project.train --config configs/docs_transformer.yaml
+  python -m project.train --config configs/gpt2_124m.yaml \\
+    --config configs/trainer/gpu.yaml --data.corpus.path FOLDER
 
 keys (every argument of the class that stands there):
   --model.network CLASS       MLP, CNN, RNN, ViT, TorchvisionNetwork; for text
@@ -31,6 +31,8 @@ keys (every argument of the class that stands there):
   --init_from RUN             begin with its weights, or torchvision:resnet18's
   --freeze PATTERN            parameters to keep as they are, such as 'stem.*'
   --trainer.max_epochs N      also accelerator, devices, strategy, precision ...
+                              (configs/trainer/: gpu, ddp, fsdp, debug, ...)
+  --speed.compile true        torch.compile; also speed.matmul, speed.threads
   --best.monitor METRIC       what chooses the best; also best.mode, .patience
   --seed_everything N         seed of weights, order and augmentation
   --experiment NAME           name in the run directory, below --runs_dir DIR
@@ -45,8 +47,7 @@ or data set keeps the values you wrote whose names it shares (num_classes).
                               with --force although it changed, with --allow
                               PACKAGE if it names classes of another package
   --help, --help all          this screen; every key of the chosen classes
-  --model.network.help CLASS  every argument of a class
-  --print_config              the complete configuration, as YAML for --config
+  --model.network.help CLASS  every argument of a class; --print_config all YAML
   --debug                     show the traceback of an error
 """
 
@@ -66,4 +67,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    if hasattr(signal, "pthread_sigmask"):  # SLURM's warning waits until there is a run to be saved
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     sys.exit(main())

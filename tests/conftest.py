@@ -23,7 +23,7 @@ REAL_DATA = os.environ.get("DATA_DIR")
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run in an empty folder, without the variables of the user's shell."""
     monkeypatch.chdir(tmp_path)
-    ours = [name for name in os.environ if name.startswith("WANDB")]
+    ours = [name for name in os.environ if name.startswith(("WANDB", "SLURM"))]
     for name in ("DATA_DIR", "LOCAL_RANK", "PROJECT_RUN_DIR", *ours):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no_netrc"))  # not the user's login to W&B

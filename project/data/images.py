@@ -177,7 +177,8 @@ class ImageData(LightningDataModule):
 
         def make_batch(indices: Tensor, epoch: int) -> ImageBatch:
             samples = indices.to(data.images.device, non_blocking=True)  # (B,)
-            present = samples.clamp(min=0)  # any image in the place of PADDING
+            # Training has no PADDING; in its place any image will do.
+            present = samples if is_training else samples.clamp(min=0)
             images = data.images.index_select(0, present).float()  # (B, C, H, W) in [0, 255]
             labels = data.labels.index_select(0, present)  # (B,)
             if augment is not None:

@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 import unicodedata
 import warnings
@@ -27,15 +28,6 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TransferSpeedColumn,
-)
 
 from project.data.corpora import Corpus, Document
 from project.data.tokenization import Tokenizer
@@ -210,16 +202,20 @@ def progress_bars(documents: dict[str, list[Document]]) -> Iterator[Callable[[st
     On a terminal, for a text of 8 MB or more.
     """
     total = sum(document.num_bytes() for part in documents.values() for document in part)
+    if total < SHOWN_BYTES or not sys.stderr.isatty():
+        yield lambda stage, num_bytes: None
+        return
+    from rich import progress as rich
+    from rich.console import Console
+
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
+        rich.TextColumn("{task.description}"),
+        rich.BarColumn(),
+        rich.DownloadColumn(),
+        rich.TransferSpeedColumn(),
     )
-    console = Console(stderr=True)
-    disable = total < SHOWN_BYTES or not console.is_terminal
-    with Progress(*columns, console=console, disable=disable) as bars:
-        stages: dict[str, TaskID] = {}
+    with rich.Progress(*columns, console=Console(stderr=True)) as bars:
+        stages: dict[str, rich.TaskID] = {}
 
         def progress(stage: str, num_bytes: int) -> None:
             if stage not in stages:

@@ -36,8 +36,9 @@ from project.sweeping.study import (
 from project.sweeping.table import Table
 from project.sweeping.worker import Job, work
 from project.training.command import quieten_lightning
-from project.training.interruption import StopRequest
+from project.training.interruption import Stopped, StopRequest
 from project.training.resume import sole_user
+from project.training.slurm import requeue_after
 
 FAILURES_IN_A_ROW = 5  # after which the next one is likely to fail too
 STATES = {
@@ -45,7 +46,8 @@ STATES = {
     "pruned": TrialState.PRUNED,
     "failed": TrialState.FAIL,
 }
-STOPPED = {130: 130, 143: 143, -signal.SIGINT: 130, -signal.SIGTERM: 143}  # by a worker's exit code
+# By a worker's exit code.
+STOPPED = {130: signal.SIGINT, 143: signal.SIGTERM, -2: signal.SIGINT, -15: signal.SIGTERM}
 
 
 def sweep(options: argparse.Namespace, typed: list[str]) -> int:
@@ -79,7 +81,8 @@ def sweep(options: argparse.Namespace, typed: list[str]) -> int:
             f"{crew.failures} trials in a row failed, the last with {crew.last_reason} "
             f"(see {folder / 'trials'}/*.log); mend it, then the same command goes on"
         )
-    if crew.stop.exit_code:
+    if crew.stop.signum:
+        requeue_after(Stopped(crew.stop.signum))
         print("stopped; the same command goes on, with what was under way where it was")
     return crew.stop.exit_code
 
@@ -203,7 +206,7 @@ class Supervisor:
         self.forget(worker)
         code = worker.process.exitcode
         if code in STOPPED:
-            self.stop.exit_code = self.stop.exit_code or STOPPED[code]
+            self.stop.signum = self.stop.signum or STOPPED[code]
         elif not self.stop.exit_code:
             self.end(worker, TrialState.FAIL, cause_of_death(code))
 

@@ -17,7 +17,9 @@ from project.training.hyper_parameters import save_plain_hyperparameters
 from project.training.optimization import (
     OptimizerFactory,
     SchedulerFactory,
+    clip_gradients,
     optimizer_and_schedule,
+    scale_gradients,
 )
 from project.training.results import image_results
 
@@ -97,6 +99,25 @@ class ImageClassification(LightningModule):
             self.log("train/loss", loss, prog_bar=True)
             self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Make the gradient that of the mean over the batches since the last step.
+
+        Lightning divides by `accumulate_grad_batches`, also in the last accumulation of an epoch,
+        which may be a short one.
+        """
+        steps = self.trainer.accumulate_grad_batches
+        taken = self.trainer.fit_loop.epoch_loop.batch_idx % steps + 1
+        if taken < steps:
+            scale_gradients(self.network, steps / taken)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        clip_gradients(self, optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_train_epoch_end(self) -> None:
         right, count = self.trainer.strategy.reduce(self.train_counts, reduce_op="sum")

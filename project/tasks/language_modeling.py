@@ -24,7 +24,9 @@ from project.training.hyper_parameters import save_plain_hyperparameters
 from project.training.optimization import (
     OptimizerFactory,
     SchedulerFactory,
+    clip_gradients,
     optimizer_and_schedule,
+    scale_gradients,
 )
 from project.training.results import text_results
 
@@ -131,9 +133,16 @@ class LanguageModeling(LightningModule):
         steps = self.trainer.accumulate_grad_batches
         tokens = self.trainer.strategy.reduce(self.accumulated_tokens, reduce_op="sum")
         scale = self.tokens_expected * steps * self.trainer.world_size / tokens.clamp(min=1)
-        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
-        torch._foreach_mul_(gradients, scale)
+        scale_gradients(self.network, scale)
         self.start_accumulation()
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        clip_gradients(self, optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_validation_epoch_start(self) -> None:
         self.start_evaluation()

@@ -11,28 +11,31 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from project.configuration import ProjectCLI, class_help, help_of_everything
-from project.messages import RunError, UsageError, said_by_a_class
-from project.training.checkpoint import imports_limited_to
+from project.messages import RunError, UsageError, said_by_a_class, warn
+from project.training.checkpoint import class_paths, imports_limited_to
 from project.training.initial_weights import prepare_network
 from project.training.repetitions import numbers, train_repeatedly
 from project.training.resume import (
+    ROUNDING,
     StoppedRun,
     changes,
     check_possible,
     code_has_changed,
+    complete_config,
     inexact,
     is_longer,
     open_run,
     other_surroundings,
     run_directory_of,
     sole_user,
-    warn,
 )
 from project.training.run import exit_code_of, has_test_split, run
-from project.training.run_directory import process_rank
+from project.training.run_directory import process_rank, typed_command
+from project.training.slurm import begun_before
 
 
 def command(arguments: list[str]) -> int:
@@ -71,6 +74,11 @@ def command(arguments: list[str]) -> int:
         cli = build(arguments)
         if cli.config.trainer.fast_dev_run:
             try_a_few_batches(cli)
+        elif begun := begun_before(Path(cli.config.runs_dir), typed_command("train", arguments)):
+            if process_rank() == 0:
+                print(f"this job was requeued: going on with {begun}", flush=True)
+            options.resume, options.allow = str(begun), modules_named_in(cli)
+            resume(options, [])
         else:
             run(cli, arguments)
     except (UsageError, RunError) as error:
@@ -123,6 +131,12 @@ def build(arguments: list[str]) -> ProjectCLI:
     return cli
 
 
+def modules_named_in(cli: ProjectCLI) -> list[str]:
+    """Return the modules of all classes of a configuration that was typed, and so is trusted."""
+    paths = class_paths(yaml.safe_load(complete_config(cli)))
+    return sorted({path.rpartition(".")[0] for _, path in paths})
+
+
 def rehearse(task: LightningModule, data: LightningDataModule | None) -> None:
     """Fetch and open the data, and hold the network against it, before a run is created.
 
@@ -165,10 +179,14 @@ def resume(options: argparse.Namespace, arguments: list[str]) -> None:
             )
         if stopped.record.get("status") == "finished" and not longer:
             limit = "max_steps" if cli.config.trainer.max_epochs in (None, -1) else "max_epochs"
-            print(f"{directory} is finished: nothing to do; --trainer.{limit} can make it longer")
+            if process_rank() == 0:
+                print(f"{directory} is finished: nothing to do; --trainer.{limit} makes it longer")
             return
         if process_rank() == 0:
             warn_of(stopped, reasons, {key: changed[key] for key in longer})
+            for key in changed.keys() & set(ROUNDING):
+                warn(f"{key} was {changed[key][0]} and is {changed[key][1]}: "
+                     "the last bits of numbers may differ")  # fmt: skip
         stopped = replace(
             stopped,
             is_extended=bool(longer),

@@ -29,11 +29,17 @@ class StopRequest:
     wait for the other processes there, which hangs, or save half a step.)
 
     Attributes:
-        exit_code: 143 after SIGTERM or SIGUSR1, 130 after Ctrl-C, else 0.
+        signum: Of the signal, 0 before there is one. SIGTERM counts more than SIGUSR1, and that
+            more than Ctrl-C, whichever came first.
     """
 
     def __init__(self) -> None:
-        self.exit_code = 0
+        self.signum = 0
+
+    @property
+    def exit_code(self) -> int:
+        """143 after SIGTERM or SIGUSR1, 130 after Ctrl-C, else 0."""
+        return EXIT_CODES[signal.Signals(self.signum)] if self.signum else 0
 
     @contextmanager
     def listening(self, at_once: Callable[[], None]) -> Iterator[None]:
@@ -47,10 +53,10 @@ class StopRequest:
             return
 
         def handle(signum: int, frame: Any) -> None:
-            if self.exit_code and signum == signal.SIGINT:
+            if self.signum and signum == signal.SIGINT:
                 at_once()
                 os._exit(130)
-            self.exit_code = self.exit_code or EXIT_CODES[signal.Signals(signum)]
+            self.signum = max(self.signum, signum)  # their order by number, on Linux
             name = signal.Signals(signum).name
             text = f"\n{name}: stopping after this step; Ctrl-C stops at once\n"
             with suppress(OSError):  # Ctrl-C also ends the `tee` that reads it
@@ -62,13 +68,37 @@ class StopRequest:
 
 @contextmanager
 def handled_by(handle: Callable[[int, Any], None], signums: Iterable[int]) -> Iterator[None]:
-    """Let a function handle signals, while inside; the main thread alone may ask for that."""
+    """Let a function handle signals, while inside; the main thread alone may ask for that.
+
+    Those that were blocked are let in, so that one which came before is handled now.
+    """
     before = {signum: signal.signal(signum, handle) for signum in signums}
+    blocked = set_mask("SIG_UNBLOCK", before)
     try:
         yield
     finally:
+        set_mask("SIG_SETMASK", blocked)
         for signum, handler in before.items():
             signal.signal(signum, handler)
+
+
+def set_mask(how: str, signums: Iterable[int]) -> set[int]:
+    """Change which signals wait, where a system can; return those that waited before."""
+    if not hasattr(signal, "pthread_sigmask"):
+        return set()
+    return set(signal.pthread_sigmask(getattr(signal, how), signums))
+
+
+class Stopped(SystemExit):
+    """A signal has stopped the run, on every process at the same step.
+
+    Attributes:
+        signum: Of the signal, which this process may not have got itself.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(EXIT_CODES[signal.Signals(signum)])
+        self.signum = signum
 
 
 class StopBeforeTesting(Callback):
@@ -85,8 +115,8 @@ class StopBeforeTesting(Callback):
         self.stop_if_asked(trainer)
 
     def stop_if_asked(self, trainer: Trainer) -> None:
-        if exit_code := largest_of_all(trainer, [self.stop.exit_code])[0]:
-            leave(trainer, exit_code)
+        if signum := largest_of_all(trainer, [self.stop.signum])[0]:
+            leave(trainer, signum)
 
 
 class FiniteLoss(Callback):
@@ -150,10 +180,10 @@ def loss_in(outputs: Any) -> float:
     return float(outputs["loss"]) if isinstance(outputs, Mapping) else math.nan
 
 
-def leave(trainer: Trainer, exit_code: int) -> NoReturn:
+def leave(trainer: Trainer, signum: int) -> NoReturn:
     """End this process; every process of the run must call it at the same step."""
     wait_for_children(trainer)
-    raise SystemExit(exit_code)
+    raise Stopped(signum)
 
 
 def wait_for_children(trainer: Trainer) -> None:

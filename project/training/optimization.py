@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import ReduceLROnPlateau
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -47,6 +47,28 @@ def parameter_groups(network: nn.Module) -> list[dict[str, Any]]:
         {"params": vectors, "hidden": False, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
+
+
+def clip_gradients(
+    task: LightningModule, optimizer: Optimizer, limit: float | None, algorithm: str | None
+) -> None:
+    """Do what `trainer.gradient_clip_val` and `gradient_clip_algorithm` ask.
+
+    By torch: Lightning (2.6.6) refuses to for a fused optimizer in mixed precision, also in
+    bfloat16, in which gradients are not scaled (Lightning#21435). In float16 they are, and it is
+    right.
+    """
+    if getattr(task.trainer.precision_plugin, "scaler", None) is not None:
+        task.clip_gradients(optimizer, limit, algorithm)
+    elif limit and algorithm == "value":
+        nn.utils.clip_grad_value_(task.parameters(), limit)
+    elif limit:
+        nn.utils.clip_grad_norm_(task.parameters(), limit)
+
+
+def scale_gradients(network: nn.Module, factor: float | Tensor) -> None:
+    """Multiply every gradient, in place."""
+    torch._foreach_mul_([p.grad for p in network.parameters() if p.grad is not None], factor)
 
 
 def optimizer_and_schedule(

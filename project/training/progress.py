@@ -2,26 +2,46 @@
 
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
 REFRESH_STEPS = 20  # a redraw costs as much as a small training step
 
 
-def progress_display() -> Callback:
-    """Return a bar for a terminal or a notebook, `ValidationLines` when output is redirected."""
+def progress_display(speed: Callable[[], str] = str) -> Callback:
+    """Return a bar for a terminal or a notebook, `ValidationLines` when output is redirected.
+
+    Args:
+        speed: Says how fast the training is; nothing as long as that is not known.
+    """
     if "ipykernel" in sys.modules:  # Rich shows nothing there without ipywidgets
-        return TQDMProgressBar(refresh_rate=REFRESH_STEPS)
+        return with_speed(TQDMProgressBar(refresh_rate=REFRESH_STEPS), speed)
     if sys.stdout.isatty():
-        return RichProgressBar(refresh_rate=REFRESH_STEPS)
-    return ValidationLines()
+        return with_speed(RichProgressBar(refresh_rate=REFRESH_STEPS), speed)
+    return ValidationLines(speed)
+
+
+def with_speed(bar: ProgressBar, speed: Callable[[], str]) -> ProgressBar:
+    """Let a bar show the speed beside its metrics."""
+    metrics = bar.get_metrics
+
+    def get_metrics(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        return metrics(trainer, pl_module) | ({"speed": text} if (text := speed()) else {})
+
+    bar.get_metrics = get_metrics  # type: ignore[method-assign]
+    return bar
 
 
 class ValidationLines(Callback):
-    """Prints one line a validation, at once: how far, seconds since the last, the bar's metrics."""
+    """Prints one line a validation, at once: how far, seconds since the last, metrics, speed."""
+
+    def __init__(self, speed: Callable[[], str] = str) -> None:
+        self.speed = speed
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.last = time.perf_counter()
@@ -41,4 +61,4 @@ class ValidationLines(Callback):
             place = f"step {trainer.global_step:>6}/{trainer.max_steps}"
         else:
             place = f"epoch {trainer.current_epoch + 1:>3}/{trainer.max_epochs}"
-        print(f"{place}  {seconds:6.1f} s  {metrics}", flush=True)
+        print(f"{place}  {seconds:6.1f} s  {metrics}  {self.speed()}".rstrip(), flush=True)

@@ -20,6 +20,7 @@ from project.messages import UsageError
 from project.training.interruption import handled_by
 from project.training.resume import complete_config
 from project.training.run_directory import code_hash
+from project.training.slurm import job
 
 STOPPED = ("running", "interrupted")  # by a kill, or by a signal
 HANDED_ON = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
@@ -102,6 +103,11 @@ def check(config: dict[str, Any], folds: list[int]) -> None:
     """
     if "LOCAL_RANK" in os.environ:
         raise UsageError("--seeds and --folds start each run themselves: leave out the launcher")
+    if job() and (tasks := int(os.environ["SLURM_NTASKS"])) > 1:
+        raise UsageError(
+            f"--seeds and --folds start each run themselves, and not in {tasks} tasks of SLURM; "
+            "use one task, or an array job with --seed_everything $SLURM_ARRAY_TASK_ID"
+        )
     if config["trainer"].get("fast_dev_run"):
         raise UsageError("trainer.fast_dev_run keeps nothing: there is nothing to repeat")
     if not folds:
@@ -172,8 +178,10 @@ def run_in_a_process(arguments: list[str]) -> int:
     terminal.
     """
     command = [sys.executable, "-m", "project.train", *arguments]
+    # The run that was begun before is found here, and not by the job of SLURM (`slurm.py`).
+    variables = {**os.environ, "PROJECT_REPETITION": "1"}
     with (
-        subprocess.Popen(command) as process,
+        subprocess.Popen(command, env=variables) as process,
         handled_by(lambda signum, frame: process.send_signal(signum), HANDED_ON),
     ):
         while True:

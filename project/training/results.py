@@ -79,6 +79,7 @@ def closing_table(record: dict[str, Any], run_directory: Path, measure_test: boo
         rows.append(("test", "none: the data have no test split"))
     training = record.get("training_seconds", 0)
     speeds = [key for key in record if key.endswith("_per_second")]
+    speed = record.get("speed", {})
     rows += [
         ("parameters", parameters_of(record)),
         ("time", f"{record['wall_seconds']:9.1f} s, of which training {training:.1f} s"),
@@ -86,12 +87,21 @@ def closing_table(record: dict[str, Any], run_directory: Path, measure_test: boo
             ("throughput", f"{record[key]:>9,.0f} {key.removesuffix('_per_second')}/s in training")
             for key in speeds
         ),
+        *([("a batch", batch_time(speed))] if "step_ms" in speed else []),
         ("best checkpoint", str(run_directory / record["best_checkpoint"])),
         ("run directory", str(run_directory)),
     ]
     length = f"{record['epochs']} epochs ({record['steps']:,} steps)"
     title = f"{record['experiment']}: best of {length} by {record['chosen_by']}"
     return table_of(title, rows)
+
+
+def batch_time(speed: dict[str, float]) -> str:
+    """Return where the time of a training batch went, and what share of its peak a device gave."""
+    parts = (("waiting for data", "data_ms"), ("step", "step_ms"), ("the rest", "rest_ms"))
+    shares = ", ".join(f"{what} {speed[key] / speed['batch_ms']:.0%}" for what, key in parts)
+    mfu = f", MFU {speed['mfu']:.1%}" if "mfu" in speed else ""
+    return f"{speed['batch_ms']:9.1f} ms: {shares}{mfu}".replace("%", " %")
 
 
 def metric_rows(split: str, measured: dict[str, Any]) -> list[tuple[str, str]]:

@@ -1,7 +1,6 @@
 """What `--resume RUN` finds, and what it refuses before anything is changed."""
 
 import json
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from project.comparison.configurations import flat
 from project.configuration import ProjectCLI
-from project.messages import UsageError
+from project.messages import UsageError, warn
 from project.training.checkpoint import check_classes
 from project.training.checkpoint_file import newest
 from project.training.run_directory import code_patch, git, process_rank, provenance
@@ -33,7 +32,10 @@ HARMLESS = {
     "num_workers",
     "runs_dir",
     "save_distributed_checkpoint",
+    "speed",
 }
+# Keys that change the last bits of numbers, and nothing else.
+ROUNDING = ("speed.compile", "speed.matmul")
 PLACES = {"cache_dir", "path", "root", "test_path", "val_path"}  # of data whose hash is compared
 LENGTHS = ("max_epochs", "max_steps")  # of a run, which may be raised
 # Keys whose value is in the state that a checkpoint brings back, so that no force can change it.
@@ -262,7 +264,3 @@ def code_has_changed(directory: Path, record: dict[str, Any]) -> bool:
     before = path.read_bytes() if path.is_file() else b""
     is_same_commit = record.get("git", {}).get("commit") == git("rev-parse", "HEAD")
     return not is_same_commit or (code_patch() or b"") != before
-
-
-def warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr, flush=True)

@@ -41,6 +41,7 @@ PRIVATE = (
     "fit_loop.epoch_loop._results",
     "_logger_connector._callback_metrics",
     "_signal_connector.register_signal_handlers",
+    "fit_loop.epoch_loop._broadcast_sigterm_tensor",
 )
 BATCH_START, TRAIN_END = "batch_start", "train_end"  # where a point is taken
 SHARE_OF_TIME = 0.04  # that saving at the ends of epochs may take
@@ -142,11 +143,11 @@ class ResumePoint(Callback):
         if batch_idx % trainer.accumulate_grad_batches:
             return  # gradients are waiting, and are not saved
         is_due = int(self.is_due(is_epoch_start=batch_idx == 0))
-        exit_code, is_due = largest_of_all(trainer, [self.stop.exit_code, is_due])
-        if is_due or exit_code:
+        signum, is_due = largest_of_all(trainer, [self.stop.signum, is_due])
+        if is_due or signum:
             self.save(trainer, BATCH_START)
-        if exit_code:
-            leave(trainer, exit_code)
+        if signum:
+            leave(trainer, signum)
 
     def is_due(self, is_epoch_start: bool) -> bool:
         waited = time.monotonic() - self.saved_at

@@ -9,12 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.loggers import WandbLogger
 
 from project.configuration import ProjectCLI
-from project.messages import RunError, RunPruned, UsageError
+from project.messages import RunError, RunPruned, UsageError, warn
 from project.training.checkpoint_file import DurableCheckpointIO, remove
 from project.training.dashboards import (
     log_configuration,
@@ -23,10 +24,12 @@ from project.training.dashboards import (
     spared,
 )
 from project.training.initial_weights import prepare_network
-from project.training.interruption import FiniteLoss, StopBeforeTesting, StopRequest
+from project.training.interruption import FiniteLoss, StopBeforeTesting, Stopped, StopRequest
+from project.training.memory import keep_freed_memory
 from project.training.outcomes import save_outcomes
+from project.training.processes import step_of_processes
 from project.training.results import closing_table
-from project.training.resume import StoppedRun, complete_config, sole_user, warn
+from project.training.resume import StoppedRun, complete_config, sole_user
 from project.training.resume_point import ResumePoint, StepSeed
 from project.training.run_directory import (
     RunRecord,
@@ -36,6 +39,8 @@ from project.training.run_directory import (
     write_patch,
 )
 from project.training.run_files import cut_back
+from project.training.slurm import job, requeue_after
+from project.training.throughput import Throughput
 from project.training.trainer import (
     BestCheckpoint,
     ValidateAtLastStep,
@@ -62,8 +67,9 @@ def run(
         callbacks: More of them, such as that of a sweep, which may raise `RunPruned`.
         measure_test: False leaves the test split alone, for what is chosen among.
     """
+    keep_freed_memory()
     config = cli.config
-    origin = provenance(arguments)
+    origin = provenance(arguments) | ({"slurm": here} if (here := job()) else {})
     is_restored = stopped is not None and stopped.checkpoint is not None
     begun_with = prepare_network(cli, is_restored)
     if stopped is None:
@@ -72,7 +78,8 @@ def run(
     else:
         directory, record = stopped.directory, stopped.record
     record |= begun_with
-    keeper = RunRecord(directory, record)
+    throughput = Throughput(device_peak=config.speed.device_peak)
+    keeper = RunRecord(directory, record, throughput)
     stop = StopRequest()
     point = ResumePoint(
         directory,
@@ -91,7 +98,15 @@ def run(
     ]
     ours += [keeper, best, StopBeforeTesting(stop), *callbacks]
     try:
-        trainer = build_trainer(cli.config_init.trainer, config.best, config.wandb, ours, directory)
+        trainer = build_trainer(
+            cli.config_init.trainer,
+            config.best,
+            config.speed,
+            config.wandb,
+            ours,
+            directory,
+            throughput,
+        )
         if stopped is not None and not is_as_wide(trainer, stopped):
             point.same_batches = False
     except Exception as error:  # such as a GPU that is not there: nothing has been run
@@ -105,6 +120,7 @@ def run(
             if process_rank() == 0:
                 begin(cli, keeper, origin, stopped)
             announce(trainer, cli.model, cli.datamodule, directory)
+            warn_of_threads(record)
             start_wandb(trainer, directory)
             if stopped is None or stopped.checkpoint is None:
                 log_configuration(trainer.loggers[1:], complete_config(cli), origin)
@@ -118,6 +134,8 @@ def run(
             end_badly(error, keeper, trainer)
             if isinstance(error, SystemExit) and trainer.is_global_zero:
                 print(f"stopped; go on with: python -m project.train --resume {directory}")
+            if isinstance(error, Stopped):
+                trainer.strategy.barrier()  # srun may kill what is left as soon as one has ended
             raise
     if trainer.is_global_zero:
         print(closing_table(record, directory, measure_test))
@@ -149,6 +167,13 @@ def begin(
     replace_text(directory / "config.yaml", complete_config(cli))
     keeper.update(status="running")
     write_patch(directory, patch)
+
+
+def warn_of_threads(record: dict[str, Any]) -> None:
+    """Say so where a run that goes on has other threads than it had."""
+    had, has = record["hardware"].get("torch_threads"), torch.get_num_threads()
+    if had not in (None, has) and process_rank() == 0:
+        warn(f"torch_threads was {had} and is {has}: the last bits of numbers may differ")
 
 
 def is_as_wide(trainer: Trainer, stopped: StoppedRun) -> bool:
@@ -183,6 +208,7 @@ def end_badly(error: BaseException, keeper: RunRecord, trainer: Trainer) -> None
         status, code = "pruned", 0
     with suppress(OSError):  # the disk may be full
         keeper.update(status=status, exit_code=code, error=f"{type(error).__name__}: {error}")
+    requeue_after(error)  # first: W&B may wait for its network
     finish_wandb(trainer, code)
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         raise RunError(
@@ -255,7 +281,9 @@ def announce(
         print(f", on {data.summary()}", end="")
     device = trainer.strategy.root_device.type
     processes = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
-    print(f"\n{processes}{device}, {trainer.precision}; run directory {directory}", flush=True)
+    print(f"\n{processes}{device}, {trainer.precision}; run directory {directory}")
+    if text := step_of_processes(trainer, data):
+        print(text)
 
 
 def measure_best(

@@ -24,6 +24,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from project.messages import UsageError
 from project.training.freezing import trainable_parameters
 from project.training.precision import cpu_capabilities
+from project.training.throughput import Throughput
 from project.training.whole_files import replace_text
 
 PACKAGES = ("torch", "lightning", "torchmetrics", "torchvision", "jsonargparse", "numpy")
@@ -76,7 +77,6 @@ def provenance(arguments: list[str]) -> dict[str, Any]:
         "hardware": {
             "cpu": cpu_name(),
             "cpu_cores": os.cpu_count(),
-            "torch_threads": torch.get_num_threads(),
             "platform": platform.platform(),
         },
     }
@@ -177,101 +177,58 @@ def write_patch(directory: Path, name: str = "code.patch") -> None:
 
 
 class RunRecord(Callback):
-    """Keeps `run.json` true while the run goes on, and measures the training throughput.
+    """Keeps `run.json` true while the run goes on.
 
-    `training_seconds` and `images_per_second` (or `tokens_per_second`, by the task's `unit`) leave
-    out validation, checkpoints and the set-up; `wall_seconds` counts from the creation of the run
-    to the last update. A resumed run goes on from the times of its checkpoint; what was lost with
-    the steps after it is not counted.
+    `wall_seconds` counts from the creation of the run to the last update; a resumed run goes on
+    from that of its checkpoint.
+
+    Args:
+        directory: Of the run.
+        record: What it holds from the start.
+        throughput: Measures the training.
     """
 
-    def __init__(self, directory: Path, record: dict[str, Any]) -> None:
+    def __init__(self, directory: Path, record: dict[str, Any], throughput: Throughput) -> None:
         self.path = directory / "run.json"
         self.record = record
+        self.throughput = throughput
         self.started = time.perf_counter()
         self.wall_seconds_before = 0.0  # of earlier sessions
-        self.has_begun = False
-        self.unit = "images"
-        self.units = 0  # trained on, over all processes
-        self.training_seconds = 0.0
-        self.running_since: float | None = None  # while training steps are being taken
+        self.has_ended = False
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.has_ended = True
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.has_begun = True
         network = getattr(pl_module, "network", pl_module)
-        self.unit = getattr(pl_module, "unit", "images")
         self.record["parameters"] = sum(p.numel() for p in network.parameters())
         self.record["trainable_parameters"] = trainable_parameters(network)
+        hardware = self.record["hardware"]
         device = trainer.strategy.root_device
         if device.type == "cuda":
-            self.record["hardware"]["gpu"] = torch.cuda.get_device_name(device)
-        self.record["hardware"]["processes"] = trainer.world_size
+            hardware["gpu"] = torch.cuda.get_device_name(device)
+        hardware |= {"processes": trainer.world_size, "torch_threads": torch.get_num_threads()}
         data = getattr(trainer, "datamodule", None)
         if data is not None and hasattr(data, "describe"):
             self.record["data"] = data.describe()
         self.update(status="running")
 
     def state_dict(self) -> dict[str, Any]:
-        running = 0.0 if self.running_since is None else time.perf_counter() - self.running_since
-        return {
-            "units": self.units,
-            "training_seconds": self.training_seconds + running,
-            "wall_seconds": self.wall_seconds(),
-        }
+        return {"wall_seconds": self.wall_seconds()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if self.has_begun:
-            return  # Lightning also hands over that of the best checkpoint, to be measured
-        self.units = state_dict["units"]
-        self.training_seconds = state_dict["training_seconds"]
-        self.wall_seconds_before = state_dict["wall_seconds"]
+        if not self.has_ended:  # Lightning also hands over that of the best checkpoint
+            self.wall_seconds_before = state_dict["wall_seconds"]
 
     def wall_seconds(self) -> float:
         return self.wall_seconds_before + time.perf_counter() - self.started
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.running_since = time.perf_counter()
-
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        if self.running_since is None:  # after a validation within the epoch
-            self.running_since = time.perf_counter()
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if isinstance(batch, tuple | list) and isinstance(batch[0], torch.Tensor):
-            here = batch[0].numel() if self.unit == "tokens" else len(batch[0])
-            self.units += here * trainer.world_size
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.pause()
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.pause()
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.pause()  # a run may end inside an epoch
-
-    def pause(self) -> None:
-        if self.running_since is None:
-            return
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()
-        self.training_seconds += time.perf_counter() - self.running_since
-        self.running_since = None
 
     def update(self, **entries: Any) -> None:
         """Add entries and write the file, whole or not at all."""
         if process_rank() != 0:
             return
-        self.record |= entries
+        self.record |= entries | self.throughput.record()
         self.record["wall_seconds"] = round(self.wall_seconds(), 2)
-        if self.training_seconds:
-            self.record["training_seconds"] = round(self.training_seconds, 2)
-            speed = round(self.units / self.training_seconds, 1)
-            self.record[f"{self.unit}_per_second"] = speed
         text = json.dumps(finite(self.record), indent=2, allow_nan=False) + "\n"
         replace_text(self.path, text)
 

@@ -3,17 +3,28 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import Namespace
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import Logger, WandbLogger
 
-from project.configuration import Selection
+from project.configuration import Selection, Speed
 from project.training.checkpoint_file import DurableCheckpointIO
 from project.training.dashboards import Events
+from project.training.processes import SharedData, as_launched, check_launch, share_threads
 from project.training.progress import progress_display
 from project.training.run_files import MetricsFile
+from project.training.throughput import Stopwatch, Throughput
 from project.training.weights_and_biases import start, wandb_logger
+
+
+class CompiledNetwork(Callback):
+    """Compiles the network in place: the names in checkpoints stay as they are."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            pl_module.get_submodule("network").compile()
 
 
 class ValidateAtLastStep(Callback):
@@ -54,9 +65,11 @@ class BestCheckpoint(ModelCheckpoint):
 def build_trainer(
     settings: Namespace,
     best: Selection,
+    speed: Speed,
     wandb: Namespace,
     ours: list[Callback],
     directory: Path,
+    throughput: Throughput,
 ) -> Trainer:
     """Return the Trainer of a run.
 
@@ -65,13 +78,22 @@ def build_trainer(
         wandb: What `Wandb` takes.
         ours: Callbacks that come before the user's.
         directory: Of the run.
+        throughput: Takes the profiler's time, unless the settings name another profiler.
+
+    Raises:
+        UsageError: If it is for another number of processes than were started.
     """
-    arguments = dict(settings)
-    callbacks = [*ours, *as_list(arguments.pop("callbacks"))]
+    arguments = as_launched(dict(settings))
+    torch.set_float32_matmul_precision(speed.matmul)
+    callbacks = [*ours, throughput, SharedData(), *as_list(arguments.pop("callbacks"))]
+    if speed.compile:
+        callbacks.append(CompiledNetwork())
+    if arguments["profiler"] is None:
+        arguments["profiler"] = throughput.stopwatch = Stopwatch()
     if best.patience is not None:
         callbacks.append(EarlyStopping(best.monitor, mode=best.mode, patience=best.patience))
     if arguments["enable_progress_bar"] is not False:
-        callbacks.append(display := progress_display())
+        callbacks.append(display := progress_display(throughput.shown))
         arguments["enable_progress_bar"] = isinstance(display, ProgressBar)
     arguments["enable_model_summary"] = bool(arguments["enable_model_summary"])
     arguments["plugins"] = [*as_list(arguments["plugins"]), DurableCheckpointIO()]
@@ -80,6 +102,11 @@ def build_trainer(
     trainer = Trainer(**arguments, callbacks=callbacks, logger=loggers)
     # `StopRequest` takes the signals. Lightning's handlers wait for other processes, which hangs.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    # Nor is each step to begin with a broadcast of what they saw.
+    epoch = trainer.fit_loop.epoch_loop
+    epoch._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+    check_launch(trainer)
+    share_threads(trainer, speed.threads)
     return trainer
 
 

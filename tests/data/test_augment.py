@@ -111,3 +111,22 @@ def test_values_out_of_range_are_refused(wrong) -> None:
 def test_cutout_blanks_a_square_of_the_size() -> None:
     blank = Augmentation(cutout_pixels=4)(torch.ones(1, 1, 20, 20), draws_of())
     assert (blank == 0).sum() == 16
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 9, 9), (3, 3, 8, 12)])
+def test_shift_cuts_the_window_that_was_drawn(shape) -> None:
+    images, draws = torch.rand(shape), uniform_draws(0, 0, torch.arange(shape[0]))
+    shifted = Augmentation(shift_pixels=2)(images, draws)
+    padded = torch.nn.functional.pad(images, [2] * 4)
+    for image, its, (row, column) in zip(shifted, padded, (draws[:, 5:7] * 5).long(), strict=True):
+        assert torch.equal(image, its[:, row : row + shape[2], column : column + shape[3]])
+
+
+def test_warp_is_what_affine_grid_and_grid_sample_do() -> None:
+    F = torch.nn.functional  # noqa: N806
+    images, draws = torch.rand(5, 3, 8, 12), uniform_draws(0, 0, torch.arange(5))
+    warped = Augmentation(translate_pixels=3)(images, draws)
+    moved = (2 * draws[:, 3:5] - 1) * 3 * 2 / torch.tensor([12, 8])  # right, down
+    matrix = torch.cat([torch.eye(2).expand(5, 2, 2), moved[:, :, None]], dim=2)
+    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    torch.testing.assert_close(warped, F.grid_sample(images, grid, align_corners=False))

@@ -237,7 +237,7 @@ def train(row: Row, arguments: list[str], moment: Moment | None, rank: int, port
         os.environ |= {
             "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "WORLD_SIZE": "2",
             "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-            "TORCHELASTIC_RUN_ID": "kill-matrix",
+            "TORCHELASTIC_RUN_ID": "kill-matrix", "GROUP_WORLD_SIZE": "1",
         }  # fmt: skip
         rank_zero_only.rank = rank
     for task in (ImageClassification, LanguageModeling):
@@ -467,7 +467,7 @@ def strip(content: dict[str, Any]) -> dict[str, Any]:
     content["resume"] = {k: v for k, v in content.get("resume", {}).items() if k != "files"}
     callbacks = {}
     for name, state in content["callbacks"].items():
-        if name != "RunRecord":
+        if name not in ("RunRecord", "Throughput"):
             callbacks[name] = {
                 k: v for k, v in state.items() if "path" not in k and k != "best_k_models"
             }
@@ -512,7 +512,7 @@ def scalars(directory: Path) -> dict[str, list[tuple[int, float]]]:
     ]
     found: dict[str, list[tuple[int, float]]] = {}
     for events in sorted(files, key=lambda file: file.FirstEventTimestamp()):
-        for tag in events.Tags()["scalars"]:
+        for tag in (t for t in events.Tags()["scalars"] if not t.startswith("speed/")):
             found.setdefault(tag, []).extend((e.step, e.value) for e in events.Scalars(tag))
     return found
 

@@ -190,6 +190,26 @@ def test_a_network_of_another_size_is_refused_with_the_flags(tmp_path) -> None:
     assert "--model.network.image_size 8 --model.network.num_classes 10" in str(error.value)
 
 
+@pytest.mark.parametrize("clip", [None, 0.01])
+def test_the_last_accumulation_of_an_epoch_may_be_short(clip, tmp_path) -> None:
+    """Three batches of 16, of eight that would be added up, are one of 48."""
+    images, labels = torch.randn(48, 1, 8, 8), torch.arange(48) % 10
+
+    def weights(size: int, accumulate: int) -> Tensor:
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        task = ImageClassification(network, functools.partial(torch.optim.SGD, lr=1.0))
+        trainer = quiet_trainer(
+            tmp_path, max_epochs=1, accumulate_grad_batches=accumulate, gradient_clip_val=clip
+        )
+        batches = list(zip(images.split(size), labels.split(size), strict=True))
+        trainer.fit(task, DataLoader(batches, batch_size=None))
+        assert trainer.global_step == 1
+        return network[1].weight.detach()
+
+    torch.testing.assert_close(weights(16, 8), weights(48, 1), rtol=1e-5, atol=1e-6)
+
+
 def test_same_seed_same_run(tmp_path) -> None:
     def final_weights() -> torch.Tensor:
         torch.manual_seed(3)

@@ -1,0 +1,146 @@
+"""Several processes as one run: how many there are, what each of them does and sees."""
+
+import os
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.utils.data import DataLoader, DistributedSampler
+
+from project.data.loader import SeededLoader
+from project.messages import UsageError, warn
+
+
+def launched() -> tuple[str, int, int] | None:
+    """Return what started the processes of this run, how many on each node, and the nodes.
+
+    None where Lightning is to start them, or there is one.
+    """
+    if TorchElasticEnvironment.detect():
+        return "torchrun", int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["GROUP_WORLD_SIZE"])
+    if SLURMEnvironment.detect():
+        nodes = int(os.environ.get("SLURM_NNODES", 1))
+        return "srun", int(os.environ["SLURM_NTASKS"]) // nodes, nodes
+    return None
+
+
+def as_launched(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings of a Trainer in which `auto` devices and 1 node are those that were started.
+
+    Lightning (2.6.6) counts the devices that it sees, and lets each process train by itself.
+    """
+    if (found := launched()) is None or found[1] * found[2] == 1:
+        return settings
+    _, processes, nodes = found
+    settings = dict(settings)
+    if settings["devices"] == "auto":
+        settings["devices"] = processes
+    if settings["num_nodes"] == 1:
+        settings["num_nodes"] = nodes
+    return settings
+
+
+def check_launch(trainer: Trainer) -> None:
+    """Stop where more or fewer processes were started than the Trainer is set to.
+
+    Raises:
+        UsageError: With both numbers, and what to set.
+    """
+    if (found := launched()) is None:
+        return
+    launcher, processes, nodes = found
+    if (processes, nodes) != (trainer.num_devices, trainer.num_nodes):
+        raise UsageError(
+            f"{launcher} started {processes} processes on each of {nodes} nodes, but the Trainer "
+            f"is set to {trainer.num_devices} on each of {trainer.num_nodes}; set "
+            f"--trainer.devices auto, --trainer.num_nodes {nodes} and --trainer.strategy ddp, as "
+            "in configs/trainer/torchrun.yaml"
+        )
+
+
+def share_threads(trainer: Trainer, threads: int | None) -> None:
+    """Give each process its part of the cores: more threads than cores slow each other down.
+
+    Args:
+        threads: Of torch in each process; by default OMP_NUM_THREADS, or the cores of a node over
+            its processes (SLURM counts them for each).
+    """
+    if threads is None:
+        if trainer.num_devices == 1 or "OMP_NUM_THREADS" in os.environ:
+            return
+        cores = os.environ.get("SLURM_CPUS_PER_TASK")
+        threads = int(cores) if cores else max(1, usable_cores() // trainer.num_devices)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # for processes that Lightning starts
+    torch.set_num_threads(threads)
+
+
+def usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def step_of_processes(trainer: Trainer, data: Any) -> str:
+    """Return, for a person, how many rows an optimizer step takes, if that is not the batch size.
+
+    And what that would make of a learning rate that was chosen for the batch size: the linear
+    rule (Goyal et al. 2017, arXiv:1706.02677) for SGD, the square root for Adam (Malladi et al.
+    2022, arXiv:2205.10287). Nothing is changed.
+    """
+    batch = getattr(data, "batch_size", None)
+    factor = trainer.world_size * trainer.accumulate_grad_batches
+    if factor == 1 or not isinstance(batch, int):
+        return ""
+    parts = [f"{batch} rows"]
+    if trainer.world_size > 1:
+        parts.append(f"{trainer.world_size} processes")
+    if trainer.accumulate_grad_batches > 1:
+        parts.append(f"{trainer.accumulate_grad_batches} batches")
+    return (
+        f"a step is {' x '.join(parts)} = {batch * factor:,}; a learning rate chosen for {batch} "
+        f"would be x {factor} (SGD) or x {factor**0.5:.2f} (Adam), and is left as it is"
+    )
+
+
+class SharedData(Callback):
+    """Says so where processes do not share a data set out, but each reads all of it.
+
+    `SeededLoader` shares, and Lightning makes a DataLoader of single samples share; not one of a
+    stream, nor one with batches of its own, nor any other object.
+    """
+
+    def __init__(self) -> None:
+        self.seen: set[str] = set()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.check(trainer, "training", trainer.train_dataloader)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.check(trainer, "validation", trainer.val_dataloaders)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.check(trainer, "test", trainer.test_dataloaders)
+
+    def check(self, trainer: Trainer, split: str, loaders: Any) -> None:
+        if trainer.world_size == 1 or not trainer.is_global_zero or split in self.seen:
+            return
+        self.seen.add(split)
+        for loader in loaders if isinstance(loaders, list | tuple) else [loaders]:
+            if not is_shared(loader, trainer.world_size):
+                warn(
+                    f"each of the {trainer.world_size} processes reads all of the {split} data: "
+                    f"{type(loader).__name__} does not share them out; use SeededLoader "
+                    "(project/data/loader.py), or a data set of single samples"
+                )
+
+
+def is_shared(loader: Any, world_size: int) -> bool:
+    """Return whether a loader gives each process its own part, as far as can be seen."""
+    if isinstance(loader, SeededLoader):
+        return loader.world_size == world_size
+    if not isinstance(loader, DataLoader):
+        return False
+    samplers = (loader.sampler, getattr(loader.batch_sampler, "sampler", None))
+    return any(isinstance(sampler, DistributedSampler) for sampler in samplers)

@@ -1,0 +1,229 @@
+"""The benchmark measures what it says, says it in one form, and its verdict follows its rule."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from project import benchmark
+from project.benchmarks import (
+    bottleneck,
+    data_path,
+    growth,
+    processes,
+    startup,
+    switches,
+    training_step,
+)
+from project.benchmarks.bottleneck import Measured, verdict
+from project.benchmarks.measuring import Figures, document, interleaved, ratios, table
+from project.configuration import PACKAGE
+from project.training.flops import training_flops
+
+TINY = {
+    "data": lambda: data_path.data(rounds=1, seconds=0.001, count=600),
+    "switches": lambda: switches.switches(rounds=1, steps=1, compiled=False),
+    "growth": lambda: growth.growth(
+        1, images=(200, 400), tokens=(20_000, 40_000), contexts=(16, 32)
+    ),
+    "bottleneck": lambda: bottleneck.bottleneck(rounds=1),
+    "processes": lambda: processes.processes(rounds=1, steps=1, most=1),
+    "trainer": lambda: training_step.trainer(1, 0.1, dict([*training_step.CASES.items()][:1])),
+}
+LONG = {
+    "trainer": lambda: training_step.trainer(rounds=1, share=0.1),
+    "startup": lambda: startup.startup(rounds=1),
+    "processes": lambda: processes.processes(rounds=1, steps=1, most=2),
+    "switches": lambda: switches.switches(rounds=1, steps=1),
+}
+
+
+def check(figures: list[Figures]) -> None:
+    assert figures
+    for part in figures:
+        assert part.samples
+        for values in (*part.samples.values(), *part.ratios.values()):
+            assert all(math.isfinite(value) and value > 0 for value in values)
+        assert json.loads(json.dumps(document(part)))["samples"] == part.samples
+        assert all(name in table(part) for name in (*part.samples, *part.ratios, *part.notes))
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_every_section_gives_figures(name: str) -> None:
+    check(TINY[name]())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LONG)
+def test_every_section_gives_figures_also_those_that_take_long(name: str) -> None:
+    check(LONG[name]())
+
+
+def test_every_section_is_found_by_its_name() -> None:
+    assert {*TINY, *LONG} == {*benchmark.SECTIONS}
+    for name, module in benchmark.SECTIONS.items():
+        assert callable(getattr(sys.modules[f"project.benchmarks.{module}"], name))
+        assert f"\n  {name} " in benchmark.HELP
+
+
+def test_json_holds_what_the_table_shows(monkeypatch, capsys, tmp_path) -> None:
+    samples = {"a": [2.0, 4.0, 3.0], "b": [1.0, 1.0, 2.0]}
+    figures = Figures("things", "seconds", samples, ratios(samples, {"a / b": ("a", "b")}), ["so"])
+    monkeypatch.setattr(startup, "startup", lambda: [figures])
+    assert benchmark.main(["startup", "--json", str(tmp_path / "speed.json")]) == 0
+    (written,) = json.loads((tmp_path / "speed.json").read_text())["sections"]["startup"]
+    assert written["samples"] == samples
+    assert written["medians"] == {"a": 3.0, "b": 1.0}
+    assert written["ratios"] == {"a / b": [2.0, 4.0, 1.5]}  # within a round, and not of medians
+    assert written["median_ratios"] == {"a / b": 2.0}
+    assert "things: seconds" in (shown := capsys.readouterr().out)
+    assert "so" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["trainr"], "no section 'trainr'; did you mean trainer?"),
+        (["everything"], "choose of data, trainer"),
+        (["data", "--config", "x.yaml"], "--config is for project.train"),
+        (["data", "--json"], "--json needs a file"),
+        (["data", "--json", "no/such/folder.json"], "No such file or directory"),
+        (["bottleneck", "--data.batch_siz", "3"], "did you mean batch_size?"),
+    ],
+)
+def test_what_is_asked_wrongly_is_refused_in_a_line(arguments, said, capsys) -> None:
+    assert benchmark.main(arguments) in (1, 2)
+    shown = capsys.readouterr()
+    assert said in shown.err
+    assert len(shown.err.splitlines()) == 1
+    assert shown.out == ""
+
+
+def test_rounds_are_taken_in_turn() -> None:
+    taken: list[str] = []
+    samples = interleaved(
+        2, {name: lambda name=name: float(taken.append(name) is None) for name in "ab"}
+    )
+    assert taken == ["a", "b", "a", "b"]
+    assert samples == {"a": [1.0, 1.0], "b": [1.0, 1.0]}
+
+
+MATMUL = {"32-true": 1e11, "bf16-mixed": 4e11}
+CASES = {  # loader, bare, doubled, trainer, operations
+    "data": (0.060, 0.020, 0.040, 0.090, 1e9),
+    "overhead": (0.001, 0.010, 0.011, 0.013, 1e8),
+    "compute": (0.001, 0.100, 0.195, 0.110, 6e9),
+    "memory": (0.001, 0.100, 0.195, 0.110, 1e8),
+}
+
+
+@pytest.mark.parametrize("bound", CASES)
+def test_the_largest_part_of_a_step_bounds_it(bound: str) -> None:
+    *seconds, operations = CASES[bound]
+    measured = Measured(*seconds, operations, MATMUL, 1e10, "32-true", 64)
+    found, sentences = verdict(measured)
+    assert found == bound
+    assert sentences[0].startswith("bound by ")
+    assert "try --" in sentences[1]
+
+
+def test_a_loader_with_workers_counts_where_the_network_waits_for_it() -> None:
+    hidden = Measured(0.060, 0.070, 0.140, 0.075, 6e9, MATMUL, 1e10, num_workers=2)
+    assert verdict(hidden)[0] != "data"
+    waited_for = Measured(0.200, 0.070, 0.140, 0.210, 6e9, MATMUL, 1e10, num_workers=2)
+    assert verdict(waited_for)[0] == "data"
+
+
+def test_time_outside_the_network_is_overhead_and_uncounted_operations_are_said() -> None:
+    busy = Measured(0.001, 0.010, 0.020, 0.040, 6e8, MATMUL, 1e10)
+    assert verdict(busy)[0] == "overhead"
+    unknown = Measured(0.001, 0.100, 0.200, 0.102, None, MATMUL, 1e10)
+    assert "could not be counted" in verdict(unknown)[1][0]
+
+
+class ElementWise(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(8):
+            x = x * self.gain + 1
+        return x.unflatten(1, (10, -1)).mean(dim=2)
+
+
+REAL = {
+    "data": (lambda: nn.Linear(8, 10), (16, 8), 0.05),
+    "overhead": (lambda: nn.Sequential(*(nn.Linear(10, 10) for _ in range(8))), (4, 10), 0.0),
+    "compute": (lambda: nn.Sequential(*(nn.Linear(512, 512) for _ in range(3))), (2048, 512), 0.0),
+    "memory": (ElementWise, (64, 20_000), 0.0),
+}
+
+
+@pytest.mark.parametrize("bound", REAL)
+def test_the_verdict_on_what_is_made_to_be_so(bound: str) -> None:
+    build, shape, loading = REAL[bound]
+    network = build()
+    step = training_step.plain_step(network, torch.optim.SGD(network.parameters(), lr=0.0))
+    inputs, targets = torch.rand(shape), torch.arange(shape[0]) % 10
+    sizes = {"bare": (inputs, targets), "doubled": (inputs.repeat(2, 1), targets.repeat(2))}
+
+    def seconds(name: str) -> float:
+        started = time.perf_counter()
+        step(*sizes[name])
+        return time.perf_counter() - started
+
+    # The quickest of many, since tests share their machine.
+    times = interleaved(9, {name: partial(seconds, name) for name in sizes})
+    bare, doubled = (min(values) for values in times.values())
+    speeds = interleaved(3, bottleneck.rates())
+    fp32, bf16, copying = (1e9 * max(values) for values in speeds.values())
+    measured = Measured(
+        loading,
+        bare,
+        doubled,
+        loading + bare,
+        shape[0] * training_flops(network, inputs),
+        {"32-true": fp32, "bf16-mixed": bf16},
+        copying,
+    )
+    assert verdict(measured)[0] == bound, measured
+
+
+HEAVY = ["wandb", "captum", "sklearn", "matplotlib", "torchvision", "optuna", "tensorboard"]
+HEAVY += ["tokenizers", "scipy", "pandas"]
+
+
+def test_a_start_imports_nothing_heavy_beyond_what_lightning_does() -> None:
+    """Lightning brings matplotlib, scipy and torchvision where they are installed (2.6.6)."""
+    script = (
+        "import os, sys, lightning.pytorch\n"
+        "before = {name.split('.')[0] for name in sys.modules}\n"
+        "def heavy(): \n"
+        "    now = {name.split('.')[0] for name in sys.modules} - before\n"
+        f"    print(sorted(now & {{*{HEAVY}}}), file=sys.stderr, flush=True)\n"
+        "import project.train as train\n"
+        "try: train.main(['--print_config'])\n"
+        "except SystemExit: pass\n"
+        "heavy()\n"
+        "from project.tasks.image_classification import ImageClassification as Task\n"
+        "Task.training_step = lambda *batch: [heavy(), os._exit(0)]\n"
+        "train.main([])"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
+    )
+    found = [line for line in ran.stderr.splitlines() if line.startswith("[")]
+    assert found == ["[]", "['tensorboard']"], ran.stderr
+    assert Path("runs").is_dir()  # the run had begun
