@@ -19,9 +19,13 @@ compared:
   network.pt2          weights and computation (torch.export), for torch alone
   network.json         class, arguments, and what its inputs and outputs mean
 
+A checkpoint that is a folder, of a run that was sharded over processes, is read
+as any other; --consolidate writes it as one file, and nothing else.
+
 examples:
   python -m project.export runs/<run>
   python -m project.export runs/<run>/checkpoints/last.ckpt --output exported
+  python -m project.export runs/<run> --consolidate
 """
 LARGEST_DIFFERENCE = 1e-5  # of logits, between the network and its exported computation
 
@@ -31,13 +35,45 @@ def main(arguments: list[str] | None = None) -> int:
     form = command_form("export", DESCRIPTION)
     add_run(form)
     form.add_argument("--output", type=Path, help="folder; `export` in the run by default")
+    form.add_argument("--consolidate", action="store_true", help="write best.ckpt as one file")
     options = form.parse_args(arguments)
 
     def write() -> None:
+        if options.consolidate:
+            print(consolidate(options.run, options.output))
+            return
         for line in export(options.run, options.output, options.allow):
             print(line, flush=True)
 
     return exit_code_of(write)
+
+
+def consolidate(run: str, output: Path | None) -> str:
+    """Write a checkpoint, which may be a folder, as one file; return a line on it.
+
+    Raises:
+        UsageError: If there is no checkpoint.
+    """
+    from project.training.checkpoint import checkpoint_of
+    from project.training.checkpoint_file import read, write
+
+    source = checkpoint_of(run)
+    made = folder_for(run, output) / Path(source).name
+    write(read(source), made)
+    return size_and_note(made, f"one file of {source}")
+
+
+def folder_for(run: str, output: Path | None) -> Path:
+    """Return where to write.
+
+    Raises:
+        UsageError: If that is not said of a checkpoint.
+    """
+    from project.training.checkpoint_file import is_folder
+
+    if output is None and (not Path(run).is_dir() or is_folder(run)):
+        raise UsageError(f"{run} is no run directory, so say where to: --output DIR")
+    return output or Path(run) / "export"
 
 
 def export(run: str, output: Path | None, allowed: list[str]) -> Iterator[str]:
@@ -53,10 +89,7 @@ def export(run: str, output: Path | None, allowed: list[str]) -> Iterator[str]:
 
     quieten_lightning()
     source = checkpoint_of(run)
-    if output is None:
-        if not Path(run).is_dir():
-            raise UsageError(f"{run} is no run directory, so say where to: --output DIR")
-        output = Path(run) / "export"
+    output = folder_for(run, output)
     content = read(source)
     task, data = rebuild(content, allowed)
     if not hasattr(task, "network"):

@@ -72,7 +72,9 @@ class CNN(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, K) for images (B, C, H, W)."""
         x = images.contiguous(memory_format=torch.channels_last)
-        x = F.max_pool2d(self.stem(x), 2)  # (B, width, H / 2, W / 2)
+        # Filters of a sharded network are not channels last, and would undo it for grey images.
+        x = self.stem(x).contiguous(memory_format=torch.channels_last)  # (B, width, H, W)
+        x = F.max_pool2d(x, 2)  # (B, width, H / 2, W / 2)
         x = self.widen2(x)  # (B, 2 width, H / 2, W / 2)
         x = F.max_pool2d(x + self.residual2(x), 2)  # (B, 2 width, H / 4, W / 4)
         x = self.widen3(x)  # (B, 4 width, H / 4, W / 4)

@@ -265,12 +265,12 @@ class LanguageModeling(LightningModule):
     def log_sample(self, data: Any) -> None:
         """Write a sample into `samples.txt` and the dashboards."""
         tokenizer = getattr(data, "tokenizer", None)
-        if tokenizer is None or self.sample_tokens == 0 or not self.trainer.is_global_zero:
+        if tokenizer is None or self.sample_tokens == 0:
             return
         prompt = data.splits["val"][:PROMPT_TOKENS].tolist()
         if self.sample_prompt is not None:
             prompt = data.prompt_tokens(self.sample_prompt)
-        tokens = generate(
+        tokens = generate(  # on every process: a sharded network needs them all
             self.network,
             torch.tensor([prompt], device=self.device),
             self.sample_tokens,
@@ -278,11 +278,13 @@ class LanguageModeling(LightningModule):
             vocab_size=len(tokenizer.vocabulary),
         )
         try:
-            written = "".join(stream_text(tokenizer, (int(token) for token in tokens)))
+            with torch.compiler.set_stance("force_eager"):  # a length a token: too many graphs
+                written = "".join(stream_text(tokenizer, (int(token) for token in tokens)))
         except ValueError as error:  # logits that are not finite are the training's affair
             written = f"(no sample: {error})"
         text = f"{tokenizer.decode(prompt)}|{written}"  # the network goes on where the bar is
-        log_text(self.trainer.loggers, "val/sample", text, self.global_step)
+        if self.trainer.is_global_zero:
+            log_text(self.trainer.loggers, "val/sample", text, self.global_step)
 
 
 def token_losses(logits: Tensor, targets: Tensor) -> Tensor:

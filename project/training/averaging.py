@@ -1,11 +1,14 @@
 """Averaged weights, exactly the same after a resume."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging as LightningEMA
 from torch import Tensor, nn
+
+from project.training.sharded_strategy import ShardedStrategy
 
 
 class EMAWeightAveraging(LightningEMA):
@@ -22,6 +25,21 @@ class EMAWeightAveraging(LightningEMA):
 
     def __init__(self, decay: float = 0.999, **kwargs: Any) -> None:
         super().__init__(decay=decay, **kwargs)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Copy the task without its factories: jsonargparse's hold all that the command has built.
+
+        Processes that Lightning has started are among that, and cannot be copied.
+        """
+        attributes = vars(pl_module)
+        factories = {name: v for name, v in attributes.items() if isinstance(v, partial)}
+        attributes.update(dict.fromkeys(factories))
+        super().setup(trainer, pl_module, stage)
+        attributes.update(factories)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if isinstance(trainer.strategy, ShardedStrategy) and self._average_model is not None:
+            trainer.strategy.share_out(self._average_model.module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from project.messages import UsageError
-from project.training.checkpoint_file import is_address
+from project.training.checkpoint_file import is_address, is_folder
 
 # What a checkpoint may name. Not all of torch: some of its classes start programs.
 TRUSTED = ("project", "torch.nn", "torch.optim", "torchvision", "lightning.pytorch")
@@ -19,7 +19,7 @@ def checkpoint_of(run: str | Path) -> str | Path:
     """Return the checkpoint that a run chose as its best, or `run` itself if it is one.
 
     Args:
-        run: A run directory, a checkpoint file, or an address of one.
+        run: A run directory, a checkpoint, or an address of one.
 
     Raises:
         UsageError: If there is none.
@@ -27,10 +27,10 @@ def checkpoint_of(run: str | Path) -> str | Path:
     if is_address(run):
         return run
     run = Path(run)
-    if run.is_file():
+    if run.is_file() or is_folder(run):
         return run
     best = run / "checkpoints" / "best.ckpt"
-    if best.is_file():
+    if best.is_file() or is_folder(best):
         return best
     if run.is_dir():
         raise UsageError(

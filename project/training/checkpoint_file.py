@@ -2,6 +2,9 @@
 
 The SHA-256 of a file is the comment of its zip archive: it travels with the file, cannot disagree
 with a second one, and `torch.load` reads the file as any other.
+
+Where several processes keep slices of the weights, a checkpoint may be a folder: a file of slices
+of each process, and `common.ckpt` with the rest, in which the hashes of the slices stand.
 """
 
 import hashlib
@@ -9,21 +12,26 @@ import http.client
 import io
 import os
 import pickle
+import shutil
 import time
 import urllib.error
 import urllib.request
 import zipfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor
 
 from project.messages import RunError, UsageError
 
 MARK = b"sha256:"  # begins the comment; the hash follows in hexadecimal
 COMMENT_BYTES = len(MARK) + 64
+COMMON = "common.ckpt"  # of a folder
 LENGTH_BYTES = 2  # of the comment, just before it; 0 where there is none, and in what is hashed
 
 
@@ -52,6 +60,9 @@ def write(content: dict[str, Any], path: Path, previous: Path | None = None) -> 
             file.write(len(comment).to_bytes(LENGTH_BYTES, "little") + comment)
             file.flush()
             os.fsync(file.fileno())
+        if path.is_dir():
+            put_folder(temporary, path, previous)
+            return
         if previous is not None and path.exists():
             keep_as(path, previous)
         temporary.replace(path)
@@ -83,6 +94,8 @@ class HashedFile:
 
 def keep_as(path: Path, previous: Path) -> None:
     """Give the file at `path` a second name, in the place of what had it before."""
+    if previous.is_dir():
+        shutil.rmtree(previous)
     link = previous.with_name(f".{previous.name}.{os.getpid()}.tmp")
     try:
         os.link(path, link)
@@ -91,6 +104,45 @@ def keep_as(path: Path, previous: Path) -> None:
         return
     link.replace(previous)
     link.unlink(missing_ok=True)  # a rename between two names of one file does nothing
+
+
+def put_folder(made: Path, path: Path, previous: Path | None = None) -> None:
+    """Rename a whole checkpoint to `path`, where folders are concerned, as `write` does files.
+
+    A folder cannot take the place of another: for a moment there is nothing at `path`. A run that
+    is killed then has `previous`, or saves its best once more.
+    """
+    aside = previous or path.with_name(f".{path.name}.old.tmp")
+    if path.exists():
+        remove(aside)
+        path.rename(aside)
+    made.rename(path)
+    fsync_directory(path.parent)
+    if previous is None:
+        remove(aside)
+
+
+def finish_folder(common: dict[str, Any], num_slices: int, beside: Path, path: Path) -> None:
+    """Give a folder that holds every file of slices its name, with what is common to them."""
+    common["slices"] = []
+    for rank in range(num_slices):
+        with slices_file(beside, rank).open("rb") as file:
+            common["slices"].append(written_hash(file))
+    write(common, beside / COMMON)
+    put_folder(beside, path, previous_of(path))
+
+
+def previous_of(path: Path) -> Path | None:
+    """Return where the checkpoint before is kept, for one to resume from."""
+    return path.with_name("previous.ckpt") if path.name == "last.ckpt" else None
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def fsync_directory(directory: Path) -> None:
@@ -109,12 +161,17 @@ def read(source: Path | str, must_have_hash: bool = False) -> dict[str, Any]:
     """Return what is in a checkpoint, on the CPU: tensors, numbers and text, never code.
 
     Args:
-        source: A file, or an address that begins with http:// or https://.
+        source: A file, a folder, or an address that begins with http:// or https://.
         must_have_hash: Refuse a file that this project did not write.
 
     Raises:
         UsageError: If it is damaged, would run code, or is not a checkpoint of Lightning.
     """
+    if is_folder(source):
+        content = read_common(Path(source))
+        slices = [slices_of(Path(source), i).values() for i in range(len(content.pop("slices")))]
+        wholes = map(torch.cat, zip(*slices, strict=True))
+        return with_slices(content, lambda tensor: next(wholes))
     try:
         with open_source(source) as file:
             written = written_hash(file)
@@ -150,11 +207,55 @@ def check_weights(content: Any, source: Path | str) -> None:
     if not isinstance(weights, dict):
         raise UsageError(f"{str(source)!r} is not a checkpoint of Lightning: it has no state_dict")
     for name, weight in weights.items():
-        if isinstance(weight, torch.Tensor) and weight.is_floating_point() and weight.isnan().any():
+        if not isinstance(weight, Tensor) or weight.is_meta or not weight.is_floating_point():
+            continue
+        if weight.isnan().any():
             raise UsageError(
                 f"{str(source)!r} holds {name} with NaN: the training that wrote it had diverged; "
                 "use an earlier checkpoint"
             )
+
+
+def is_folder(source: Path | str) -> bool:
+    """Return whether a checkpoint is a folder."""
+    return not is_address(source) and Path(source, COMMON).is_file()
+
+
+def slices_file(folder: Path, rank: int) -> Path:
+    return folder / f"slices-{rank}.ckpt"
+
+
+def slices_of(folder: Path, rank: int) -> dict[int, Tensor]:
+    """Return the slices that a process had, in their order in the checkpoint."""
+    return read(slices_file(folder, rank), must_have_hash=True)["state_dict"]
+
+
+def read_common(folder: Path) -> dict[str, Any]:
+    """Return what is in a folder but for the slices: meta tensors stand where they belong.
+
+    Raises:
+        UsageError: If it is damaged, or the slices are not those that were written with it.
+    """
+    content = read(folder / COMMON, must_have_hash=True)
+    for rank, digest in enumerate(content["slices"]):
+        path = slices_file(folder, rank)
+        if not path.is_file():
+            raise UsageError(f"{str(folder)!r} is damaged: it has no {path.name}")
+        with path.open("rb") as file:
+            if written_hash(file) != digest or content_hash(file) != digest:
+                raise UsageError(
+                    f"{str(folder)!r} is damaged: the SHA-256 of {path.name} is not "
+                    f"{digest[:12]}..., which was written with it"
+                )
+    return content
+
+
+def with_slices(content: dict[str, Any], tensor_for: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    """Return a checkpoint with tensors in the places of its meta tensors, asked for in order."""
+    found: dict[str, Any] = apply_to_collection(
+        content, Tensor, lambda tensor: tensor_for(tensor) if tensor.is_meta else tensor
+    )
+    return found
 
 
 def open_source(source: Path | str) -> BinaryIO:
@@ -173,8 +274,8 @@ def open_source(source: Path | str) -> BinaryIO:
 
 
 def sha256_of(source: Path | str) -> str:
-    """Return the SHA-256 of a whole file, or of what an address answers."""
-    with open_source(source) as file:
+    """Return the SHA-256 of a whole file, of a folder, or of what an address answers."""
+    with open_source(Path(source, COMMON) if is_folder(source) else source) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
@@ -222,10 +323,9 @@ class DurableCheckpointIO(TorchCheckpointIO):
         if "://" in str(path):  # an object store: its own writes are whole or not there
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        previous = Path(path).with_name("previous.ckpt") if Path(path).name == "last.ckpt" else None
         started = time.perf_counter()
         try:
-            write(checkpoint, Path(path), previous)
+            write(checkpoint, Path(path), previous_of(Path(path)))
         except OSError as error:
             kept = f"; {Path(path).name} is as it was" if Path(path).exists() else ""
             raise RunError(
@@ -252,9 +352,10 @@ def newest(directory: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
     """
     damage: list[str] = []
     for name in ("last.ckpt", "previous.ckpt"):
-        if (path := directory / name).is_file():
+        if (path := directory / name).exists():
             try:
-                content = read(path, must_have_hash=True)
+                folder = path.is_dir()
+                content = read_common(path) if folder else read(path, must_have_hash=True)
             except UsageError as error:
                 damage.append(str(error))
                 continue

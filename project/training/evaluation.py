@@ -18,7 +18,7 @@ from project.training.checkpoint import (
     imports_limited_to,
     rebuild,
 )
-from project.training.checkpoint_file import is_address, read, sha256_of
+from project.training.checkpoint_file import is_address, is_folder, read, sha256_of
 from project.training.outcomes import load_outcomes, save_outcomes
 from project.training.progress import progress_display
 from project.training.run_directory import finite, provenance
@@ -209,7 +209,7 @@ def place_of(run: str, output: Path | None) -> Path | None:
 
 
 def folder_of(run: str) -> Path:
-    return Path(run).parent if Path(run).is_file() else Path(run)
+    return Path(run).parent if Path(run).is_file() or is_folder(run) else Path(run)
 
 
 def keep(path: Path | None, run: str, found: dict[str, Any]) -> None:

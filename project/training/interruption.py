@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from project.messages import RunError
+from project.training.sharding import whole
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 if hasattr(signal, "SIGUSR1"):  # what SLURM is told to send before the time limit
@@ -162,7 +163,7 @@ class FiniteLoss(Callback):
 
     def message(self, trainer: Trainer, module: LightningModule, outputs: Any, batch: int) -> str:
         gradients = [p.grad for p in module.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients).item()
+        norm = whole(torch.nn.utils.get_total_norm(gradients)).item()
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         loss, before = loss_in(outputs), loss_in(self.outputs_before)
         where = f"{loss}" if not math.isfinite(loss) else f"not finite on another process, {loss:g}"

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
 from project.training.precision import cpu_is_fast_in_bf16
+from project.training.sharding import sliced, whole
 
 
 class MuonAdamW(Optimizer):
@@ -20,7 +21,8 @@ class MuonAdamW(Optimizer):
     filters count as matrices (C_out, C_in * H * W). Matrices of one shape are stacked and
     orthogonalised together, in bfloat16 on a GPU and on CPUs that multiply it, else in float32;
     `torch.optim.Muon` works one by one, in bfloat16 everywhere. Weight decay is decoupled and
-    scaled by the learning rate in both parts.
+    scaled by the learning rate in both parts. Of sharded matrices every process orthogonalises
+    all, and keeps its slices.
 
     Args:
         params: Parameters or groups; without a tag, every one is given to AdamW.
@@ -85,11 +87,13 @@ class MuonAdamW(Optimizer):
             gradients = gradients_of(stack)
             torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
             updates = torch._foreach_lerp(gradients, momenta, group["momentum"])  # Nesterov
-            matrices = orthogonalise(torch.stack([u.flatten(1) for u in updates]))
+            matrices = orthogonalise(torch.stack([whole(u).flatten(1) for u in updates]))
             step_size = group["lr"] * max(1.0, matrices.shape[1] / matrices.shape[2]) ** 0.5
             if group["weight_decay"]:
                 torch._foreach_mul_(stack, 1 - group["lr"] * group["weight_decay"])
-            changes = [m.view(p.shape).to(p.dtype) for p, m in zip(stack, matrices, strict=True)]
+            changes = [
+                sliced(m.view(p.shape).to(p.dtype), p) for p, m in zip(stack, matrices, strict=True)
+            ]
             torch._foreach_add_(stack, changes, alpha=-step_size)
 
     def adamw_step(self, parameters: list[Tensor], group: dict[str, Any]) -> None:

@@ -31,6 +31,7 @@ HARMLESS = {
     "num_nodes",
     "num_workers",
     "runs_dir",
+    "save_distributed_checkpoint",
     "speed",
 }
 # Keys that change the last bits of numbers, and nothing else.

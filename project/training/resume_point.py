@@ -190,8 +190,6 @@ class ResumePoint(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         self.restored = checkpoint.get("resume")
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.restored is not None and self.restored["at"] == TRAIN_END:
             trainer.should_stop = not self.is_extended  # it may have stopped early
 

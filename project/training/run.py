@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 from project.configuration import ProjectCLI
 from project.messages import RunError, RunPruned, UsageError, warn
-from project.training.checkpoint_file import DurableCheckpointIO
+from project.training.checkpoint_file import DurableCheckpointIO, remove
 from project.training.dashboards import (
     log_configuration,
     log_outcomes,
@@ -161,10 +161,10 @@ def begin(
         keeper.update(status="running")  # before what it had measured is cut off
         cut_back(directory, stopped.point.get("files", {}))
         for leftover in (directory / "checkpoints").glob(".*.tmp"):
-            leftover.unlink()
+            remove(leftover)
         if stopped.checkpoint is not None and stopped.checkpoint.name == "previous.ckpt":
             # Damaged: the next checkpoint would put it in the place of the good one.
-            (directory / "checkpoints" / "last.ckpt").unlink(missing_ok=True)
+            remove(directory / "checkpoints" / "last.ckpt")
     replace_text(directory / "config.yaml", complete_config(cli))
     keeper.update(status="running")
     write_patch(directory, patch)

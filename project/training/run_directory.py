@@ -194,10 +194,12 @@ class RunRecord(Callback):
         self.throughput = throughput
         self.started = time.perf_counter()
         self.wall_seconds_before = 0.0  # of earlier sessions
-        self.has_begun = False
+        self.has_ended = False
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.has_ended = True
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.has_begun = True
         network = getattr(pl_module, "network", pl_module)
         self.record["parameters"] = sum(p.numel() for p in network.parameters())
         self.record["trainable_parameters"] = trainable_parameters(network)
@@ -215,7 +217,7 @@ class RunRecord(Callback):
         return {"wall_seconds": self.wall_seconds()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if not self.has_begun:  # Lightning also hands over that of the best checkpoint
+        if not self.has_ended:  # Lightning also hands over that of the best checkpoint
             self.wall_seconds_before = state_dict["wall_seconds"]
 
     def wall_seconds(self) -> float:

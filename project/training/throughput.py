@@ -93,27 +93,31 @@ class Throughput(Callback):
         self.logged = dict(self.totals)  # totals at the last logging step
         self.logged_step = -1
         self.latest: dict[str, float] = {}  # what was logged then
-        self.has_begun = False
+        self.has_ended = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":  # before a strategy shards it
             with suppress(Exception):  # what cannot be copied, such as torch's profiler in it
                 self.shapes = without_numbers(getattr(pl_module, "network", pl_module))
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.has_ended = True
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.has_begun = True
         self.unit = getattr(pl_module, "unit", "images")
         self.num_devices = trainer.world_size
         device = trainer.strategy.root_device
         if device.type == "cuda" and self.device_peak is None:
             self.device_peak = peak_flops(torch.cuda.get_device_name(device))
-        self.logged_step = trainer.global_step
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.logged_step = trainer.global_step  # a sharded run is set back after `on_fit_start`
 
     def state_dict(self) -> dict[str, Any]:
         return {"totals": self.until_now(), "flops_per_unit": self.flops_per_unit}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if self.has_begun:
+        if self.has_ended:
             return  # Lightning also hands over that of the best checkpoint, to be measured
         self.totals, self.flops_per_unit = state_dict["totals"], state_dict["flops_per_unit"]
         self.logged = dict(self.totals)

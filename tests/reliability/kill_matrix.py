@@ -11,7 +11,7 @@ weights of `best.ckpt`, `metrics.csv`, `samples.txt`, TensorBoard's scalars, the
 `run.json` and, of every training step taken, the bits of its batch and of its loss.
 
 Processes are forks of this one, so that a start costs no import: each is killed and ended as any
-other. Everything is on one thread a process, on two processes for rows with DDP.
+other. Everything is on one thread a process, on two processes for rows with DDP or FSDP.
 """
 
 import argparse
@@ -96,7 +96,7 @@ class Row:
 
     Args:
         flags: Arguments of `project.train` after the configuration.
-        processes: 1, or 2 with DDP.
+        processes: 1, or 2 with a strategy.
         workers: That make batches before the kill, and after it.
     """
 
@@ -106,6 +106,7 @@ class Row:
     scheduler: str = "{class_path: WarmupDecay}"
     flags: tuple[str, ...] = ()
     processes: int = 1
+    strategy: str = "ddp"
     workers: tuple[int, int] = (0, 0)
     streams: bool = False
     accumulate: int = 1
@@ -158,6 +159,8 @@ class Verdict:
 EMA = ("--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.9")
 PLATEAU = "{class_path: ReduceLROnPlateau, init_args: {monitor: val/loss, patience: 0, mode: max}}"
 ONE_CYCLE = "{class_path: OneCycleLR, init_args: {max_lr: 3e-3}}"
+SHARDED = "{class_path: ShardedStrategy}"
+FOLDERS = "{class_path: ShardedStrategy, init_args: {save_distributed_checkpoint: true}}"
 SPARSE = ("--checkpoint_minutes=0.002",)  # steps are lost, and taken again
 ROWS = (
     Row("MLP", "MLP"),
@@ -193,6 +196,10 @@ ROWS = (
     Row("CNN, DDP", "CNN", processes=2),
     Row("LSTM, DDP", "RNNLanguageModel", processes=2, streams=True),
     Row("GPT, DDP, accumulate 2", "GPT", processes=2, accumulate=2),
+    Row("GPT, FSDP, Muon, clipped", "GPT", optimizer="MuonAdamW", processes=2, strategy=SHARDED,
+        accumulate=2, flags=("--trainer.gradient_clip_val=0.1",)),
+    Row("LSTM, FSDP", "RNNLanguageModel", processes=2, strategy=SHARDED, streams=True),
+    Row("CNN, FSDP in folders, EMA", "CNN", processes=2, strategy=FOLDERS, flags=EMA),
 )  # fmt: skip
 
 
@@ -230,7 +237,7 @@ def train(row: Row, arguments: list[str], moment: Moment | None, rank: int, port
         os.environ |= {
             "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "WORLD_SIZE": "2",
             "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-            "TORCHELASTIC_RUN_ID": "kill-matrix",
+            "TORCHELASTIC_RUN_ID": "kill-matrix", "GROUP_WORLD_SIZE": "1",
         }  # fmt: skip
         rank_zero_only.rank = rank
     for task in (ImageClassification, LanguageModeling):
@@ -357,7 +364,8 @@ def command_line(row: Row, is_resumed: bool = False, folder: Path | None = None)
         (directory,) = (folder / "runs").iterdir()
         workers = [f"--data.num_workers={row.workers[1]}"] if row.workers[1] else []
         return ["--resume", f"runs/{directory.name}", *workers]
-    distributed = ["--trainer.devices=2", "--trainer.strategy=ddp"] if row.processes == 2 else []
+    strategy = ["--trainer.devices=2", f"--trainer.strategy={row.strategy}"]
+    distributed = strategy if row.processes == 2 else []
     workers = [f"--data.num_workers={row.workers[0]}"] if row.workers[0] else []
     accumulate = [f"--trainer.accumulate_grad_batches={row.accumulate}"]
     return ["--config", "config.yaml", *row.flags, *accumulate, *distributed, *workers]

@@ -122,7 +122,7 @@ def test_totals_go_on_after_a_resume() -> None:
     after.load_state_dict(before.state_dict())
     assert after.record() == before.record()
     assert after.record()["images_per_second"] == 320.0
-    after.has_begun = True
+    after.has_ended = True
     after.load_state_dict(Throughput().state_dict())  # of the best checkpoint, to be measured
     assert after.record() == before.record()
 
