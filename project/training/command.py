@@ -228,5 +228,7 @@ def quieten_lightning() -> None:
         ".*isinstance.treespec, LeafSpec.*",  # Lightning 2.6 on torch 2.15
         ".*is smaller than the logging interval.*",  # epochs are logged all the same
         r"Found \d+ module.s. in eval mode at the start.*",  # frozen parts
+        ".*recommended to use `self.log.*sync_dist=True.*",  # what is logged is of all processes
+        ".*all_gather.*deprecated.*",  # Lightning 2.6 on torch 2.15
     ):
         warnings.filterwarnings("ignore", message=message)

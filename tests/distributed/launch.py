@@ -1,8 +1,10 @@
-"""Runs of several processes without their cost: forks of this process, so that nothing is imported.
+"""Runs of several processes without the cost of their imports, or the hangs of forks with threads.
 
-What torchrun or SLURM would set is set by hand; each process is on one thread.
+A server that has imported what a run needs, and has computed nothing, forks each process. What
+torchrun or SLURM would set is set by hand; each process is on one thread.
 """
 
+import multiprocessing
 import os
 import signal
 import socket
@@ -10,14 +12,13 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-
-import torch
-from lightning.pytorch.utilities import rank_zero_only
-
-from project.training.command import command
+from typing import Any
 
 LIMIT_SECONDS = 150.0
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["project.training.command"])
 
 
 def free_port() -> int:
@@ -40,30 +41,53 @@ def torchrun(processes: int, nodes: int = 1) -> list[dict[str, str]]:
     ]  # fmt: skip
 
 
-def train(arguments: list[str], folder: Path, processes: list[dict[str, str]]) -> list[int]:
+def train(
+    arguments: list[str],
+    folder: Path,
+    processes: list[dict[str, str]],
+    sigterm: tuple[int, int] | None = None,
+) -> list[int]:
     """Run `project.train` in a folder, once for each set of variables; return the exit codes.
 
     What they print is in `<folder>/<rank>.txt`. When one is gone by a signal, or time is up, the
     others are killed.
+
+    Args:
+        sigterm: (rank, step) of the process that gets this signal within that training step.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    return finish([start(arguments, folder, rank, own) for rank, own in enumerate(processes)])
+    started = []
+    for rank, variables in enumerate(processes):
+        at = sigterm[1] if sigterm and sigterm[0] == rank else None
+        process = FORKS.Process(target=one, args=(arguments, folder, rank, variables, at))
+        process.start()
+        started.append(process)
+    return finish(started)
 
 
-def start(arguments: list[str], folder: Path, rank: int, variables: Mapping[str, str]) -> int:
-    sys.stdout.flush()
-    if pid := os.fork():
-        return pid
+def one(
+    arguments: list[str], folder: Path, rank: int, variables: Mapping[str, str], at: int | None
+) -> None:
+    """Be one of the processes."""
+    import torch
+    from lightning.pytorch.utilities import rank_zero_only
+
+    from project.tasks.image_classification import ImageClassification
+    from project.training.command import command
+
+    os.chdir(folder)
+    log = os.open(f"{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    for name in ("DATA_DIR", "PROJECT_RUN_DIR"):
+        os.environ.pop(name, None)
+    os.environ |= {"OMP_NUM_THREADS": "1"} | variables
+    rank_zero_only.rank = rank  # type: ignore[attr-defined] # Lightning read it at its import
+    torch.set_num_threads(1)
+    if at is not None:
+        ImageClassification.training_step = signalled(ImageClassification.training_step, at)
     code = 1
     try:
-        os.chdir(folder)
-        log = os.open(f"{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-        os.environ |= variables
-        rank_zero_only.rank = rank  # type: ignore[attr-defined] # Lightning read it at its import
-        torch.set_num_threads(1)
         code = command(arguments)
     except BaseException:
         traceback.print_exc()
@@ -73,18 +97,22 @@ def start(arguments: list[str], folder: Path, rank: int, variables: Mapping[str,
         os._exit(code)
 
 
-def finish(pids: list[int]) -> list[int]:
+def signalled(step: Any, at: int) -> Any:
+    def training_step(self: Any, batch: Any, batch_idx: int) -> Any:
+        if self.global_step == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batch, batch_idx)
+
+    return training_step
+
+
+def finish(processes: list[BaseProcess]) -> list[int]:
     """Wait for processes; return their exit codes, negative for a signal."""
-    started, codes = time.monotonic(), dict[int, int | None].fromkeys(pids)
-    while None in codes.values():
-        running = [pid for pid, code in codes.items() if code is None]
-        for pid in running:
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                codes[pid] = os.waitstatus_to_exitcode(status)
+    started = time.monotonic()
+    while any(process.exitcode is None for process in processes):
         is_late = time.monotonic() - started > LIMIT_SECONDS
-        if is_late or any(code is not None and code < 0 for code in codes.values()):
-            for pid in [pid for pid in running if codes[pid] is None]:
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.005)
-    return [code for code in codes.values() if code is not None]
+        if is_late or any((process.exitcode or 0) < 0 for process in processes):
+            for process in processes:
+                process.kill()
+        time.sleep(0.01)
+    return [process.exitcode or 0 for process in processes]

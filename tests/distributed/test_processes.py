@@ -1,8 +1,6 @@
 """The same numbers on one process and on several, on one node and on two."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +15,6 @@ from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Itera
 from project.data.image_sets import Digits
 from project.data.images import ImageData
 from project.data.loader import SeededLoader
-from project.tasks.image_classification import ImageClassification
 from project.training.checkpoint_file import read
 from project.training.processes import SharedData, is_shared, step_of_processes
 
@@ -121,24 +118,17 @@ def test_other_processes_than_were_started_are_refused(devices, tmp_path) -> Non
     assert not list((tmp_path / "runs").glob("*"))
 
 
-def test_sigterm_on_one_process_stops_all_and_the_run_goes_on_exactly(
-    tmp_path, monkeypatch
-) -> None:
+def test_sigterm_on_one_process_stops_all_and_the_run_goes_on_exactly(tmp_path) -> None:
     whole = run(IMAGES, tmp_path / "whole", 2, 1, 1)
-    step = ImageClassification.training_step
-
-    def stopped(self: ImageClassification, batch: Any, batch_idx: int) -> Any:
-        if self.global_rank == 1 and self.global_step == 10:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, batch, batch_idx)
-
     folder = tmp_path / "stopped"
-    with monkeypatch.context() as patch:
-        patch.setattr(ImageClassification, "training_step", stopped)
-        assert train([*IMAGES, "--data.batch_size=24"], folder, torchrun(2)) == [143, 143]
+    typed = [*IMAGES, "--data.batch_size=24", "--data.eval_batch_size=24"]
+    assert train(typed, folder, torchrun(2), sigterm=(1, 10)) == [143, 143]
     (directory,) = (folder / "runs").iterdir()
-    assert json.loads((directory / "run.json").read_text())["status"] == "interrupted"
+    record = json.loads((directory / "run.json").read_text())
+    assert (record["status"], record["exit_code"]) == ("interrupted", 143)
     assert train(["--resume", str(directory)], folder, torchrun(2)) == [0, 0]
+    record = json.loads((directory / "run.json").read_text())
+    assert record["resumed"][0]["from_step"] == 11
     a, b = weights(whole), weights(directory)
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert measured(whole) == measured(directory)
