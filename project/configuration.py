@@ -55,7 +55,7 @@ class Speed:
 
     Args:
         compile: Compile the network with torch.compile, in place, so that checkpoints stay as they
-            are. It takes about a minute at the start; most of it is gained back on GPUs.
+            are. That takes up to a minute at the start, and pays in long runs.
         matmul: Precision of float32 matrix products on CUDA: `high` is TF32, `medium` bfloat16.
         threads: Of torch in each process; by default OMP_NUM_THREADS, or the cores of a machine
             over its processes.

@@ -13,8 +13,7 @@ examples:
   python -m project.train
   python -m project.train --config configs/mnist_cnn.yaml --data.batch_size 256
   python -m project.train --config configs/docs_transformer.yaml
-  python -m project.train --config configs/gpt2_124m.yaml \\
-    --config configs/trainer/gpu.yaml --data.corpus.path FOLDER
+  python -m project.train --config configs/trainer/ddp_cpu.yaml --seeds 0..4
 
 keys (every argument of the class that stands there):
   --model.network CLASS       MLP, CNN, RNN, ViT, TorchvisionNetwork; for text

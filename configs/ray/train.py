@@ -48,7 +48,11 @@ def train(settings: dict[str, list[str]]) -> None:
     own = {
         "strategy": RayDDPStrategy(),
         "plugins": [RayLightningEnvironment()],
-        "callbacks": [StepSeed(int(cli.config.seed_everything)), RayTrainReportCallback()],
+        "callbacks": [
+            *(cli.config_init.trainer.callbacks or []),
+            StepSeed(int(cli.config.seed_everything)),
+            RayTrainReportCallback(),
+        ],
         "accelerator": "auto" if USE_GPU else "cpu",
         "devices": "auto",
         "logger": False,

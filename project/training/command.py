@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from project.configuration import ProjectCLI, class_help, help_of_everything
 from project.messages import RunError, UsageError, said_by_a_class, warn
 from project.training.checkpoint import class_paths, imports_limited_to
 from project.training.initial_weights import prepare_network
+from project.training.processes import as_launched, check_launch
 from project.training.repetitions import numbers, train_repeatedly
 from project.training.resume import (
     ROUNDING,
@@ -78,6 +80,7 @@ def command(arguments: list[str]) -> int:
             if process_rank() == 0:
                 print(f"this job was requeued: going on with {begun}", flush=True)
             options.resume, options.allow = str(begun), modules_named_in(cli)
+            del cli  # its data would be held twice
             resume(options, [])
         else:
             run(cli, arguments)
@@ -183,10 +186,7 @@ def resume(options: argparse.Namespace, arguments: list[str]) -> None:
                 print(f"{directory} is finished: nothing to do; --trainer.{limit} makes it longer")
             return
         if process_rank() == 0:
-            warn_of(stopped, reasons, {key: changed[key] for key in longer})
-            for key in changed.keys() & set(ROUNDING):
-                warn(f"{key} was {changed[key][0]} and is {changed[key][1]}: "
-                     "the last bits of numbers may differ")  # fmt: skip
+            warn_of(stopped, reasons, {key: changed[key] for key in longer}, changed)
         stopped = replace(
             stopped,
             is_extended=bool(longer),
@@ -197,13 +197,19 @@ def resume(options: argparse.Namespace, arguments: list[str]) -> None:
         run(cli, typed, stopped)
 
 
-def warn_of(stopped: StoppedRun, reasons: list[str], longer: dict[str, tuple[Any, Any]]) -> None:
+def warn_of(
+    stopped: StoppedRun,
+    reasons: list[str],
+    longer: dict[str, tuple[Any, Any]],
+    changed: dict[str, tuple[Any, Any]],
+) -> None:
     """Say what is not as it was about a run that goes on."""
     for text in reasons:
         warn(f"{text}: from here on it is another run")
     for key, (before, now) in longer.items():
         warn(f"{key} was {before} and is {now}: the run is made longer")
-    for text in other_surroundings(stopped):
+    switched = [f"{k} was {was} and is {now}" for k, (was, now) in changed.items() if k in ROUNDING]
+    for text in switched + other_surroundings(stopped):
         warn(f"{text}: the last bits of numbers may differ")
     if code_has_changed(stopped.directory, stopped.record):
         warn("the code is not what it was: the rest may be another run (see code.patch)")
@@ -212,7 +218,11 @@ def warn_of(stopped: StoppedRun, reasons: list[str], longer: dict[str, tuple[Any
 def try_a_few_batches(cli: ProjectCLI) -> None:
     """Do what `fast_dev_run` asks: train, validate and test a few batches, and keep nothing."""
     prepare_network(cli, is_restored=False)
-    trainer = Trainer(**cli.config_init.trainer)
+    try:
+        trainer = Trainer(**as_launched(dict(cli.config_init.trainer)))
+        check_launch(trainer)
+    except MisconfigurationException as error:  # such as a GPU that is not there
+        raise UsageError(str(error)) from error
     trainer.fit(cli.model, cli.datamodule)
     if has_test_split(cli.datamodule):
         trainer.test(cli.model, cli.datamodule)
@@ -228,7 +238,6 @@ def quieten_lightning() -> None:
         ".*isinstance.treespec, LeafSpec.*",  # Lightning 2.6 on torch 2.15
         ".*is smaller than the logging interval.*",  # epochs are logged all the same
         r"Found \d+ module.s. in eval mode at the start.*",  # frozen parts
-        ".*recommended to use `self.log.*sync_dist=True.*",  # what is logged is of all processes
         ".*all_gather.*deprecated.*",  # Lightning 2.6 on torch 2.15
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -29,8 +29,8 @@ class StopRequest:
     wait for the other processes there, which hangs, or save half a step.)
 
     Attributes:
-        signum: Of the signal, 0 before there is one. SIGTERM counts more than SIGUSR1, and that
-            more than Ctrl-C, whichever came first.
+        signum: Of the signal, 0 before there is one; of several the largest, whichever came first:
+            on Linux, where SLURM is, SIGTERM before SIGUSR1 before Ctrl-C.
     """
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class StopRequest:
             if self.signum and signum == signal.SIGINT:
                 at_once()
                 os._exit(130)
-            self.signum = max(self.signum, signum)  # their order by number, on Linux
+            self.signum = max(self.signum, signum)
             name = signal.Signals(signum).name
             text = f"\n{name}: stopping after this step; Ctrl-C stops at once\n"
             with suppress(OSError):  # Ctrl-C also ends the `tee` that reads it

@@ -1,12 +1,15 @@
 """Several processes as one run: how many there are, what each of them does and sees."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, DistributedSampler
 
 from project.data.loader import SeededLoader
@@ -17,12 +20,20 @@ def launched() -> tuple[str, int, int] | None:
     """Return what started the processes of this run, how many on each node, and the nodes.
 
     None where Lightning is to start them, or there is one.
+
+    Raises:
+        UsageError: If SLURM has tasks for this job and this process is none of them.
     """
     if TorchElasticEnvironment.detect():
         return "torchrun", int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["GROUP_WORLD_SIZE"])
     if SLURMEnvironment.detect():
-        nodes = int(os.environ.get("SLURM_NNODES", 1))
-        return "srun", int(os.environ["SLURM_NTASKS"]) // nodes, nodes
+        nodes, tasks = int(os.environ.get("SLURM_NNODES", 1)), int(os.environ["SLURM_NTASKS"])
+        if tasks > 1 and "SLURM_STEP_ID" not in os.environ:  # srun sets it
+            raise UsageError(
+                f"this job of SLURM has {tasks} tasks, but this process is none of them and would "
+                "wait for the others; start it with srun, as in configs/slurm/train.sbatch"
+            )
+        return "srun", tasks // nodes, nodes
     return None
 
 
@@ -31,7 +42,7 @@ def as_launched(settings: dict[str, Any]) -> dict[str, Any]:
 
     Lightning (2.6.6) counts the devices that it sees, and lets each process train by itself.
     """
-    if (found := launched()) is None or found[1] * found[2] == 1:
+    if (found := launched()) is None:
         return settings
     _, processes, nodes = found
     settings = dict(settings)
@@ -60,20 +71,37 @@ def check_launch(trainer: Trainer) -> None:
         )
 
 
-def share_threads(trainer: Trainer, threads: int | None) -> None:
-    """Give each process its part of the cores: more threads than cores slow each other down.
+@contextmanager
+def shared_threads(trainer: Trainer, threads: int | None) -> Iterator[None]:
+    """Give each process its part of the cores while inside: more threads than cores are slow.
 
     Args:
         threads: Of torch in each process; by default OMP_NUM_THREADS, or the cores of a node over
-            its processes (SLURM counts them for each).
+            its processes.
     """
-    if threads is None:
-        if trainer.num_devices == 1 or "OMP_NUM_THREADS" in os.environ:
-            return
-        cores = os.environ.get("SLURM_CPUS_PER_TASK")
-        threads = int(cores) if cores else max(1, usable_cores() // trainer.num_devices)
+    if threads is None and (trainer.num_devices == 1 or "OMP_NUM_THREADS" in os.environ):
+        yield
+        return
+    before = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
+    threads = threads or cores_of_a_process(trainer.num_devices)
     os.environ["OMP_NUM_THREADS"] = str(threads)  # for processes that Lightning starts
     torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        os.environ.pop("OMP_NUM_THREADS")
+        if before[1] is not None:
+            os.environ["OMP_NUM_THREADS"] = before[1]
+
+
+def cores_of_a_process(processes: int) -> int:
+    """Return the cores for each of the processes of a node; srun may have shared them out."""
+    if "SLURM_CPUS_PER_TASK" in os.environ:
+        return int(os.environ["SLURM_CPUS_PER_TASK"])
+    cores = usable_cores()
+    is_bound = SLURMEnvironment.detect() and cores < (os.cpu_count() or 1)
+    return cores if is_bound else max(1, cores // processes)
 
 
 def usable_cores() -> int:
@@ -127,7 +155,7 @@ class SharedData(Callback):
         if trainer.world_size == 1 or not trainer.is_global_zero or split in self.seen:
             return
         self.seen.add(split)
-        for loader in loaders if isinstance(loaders, list | tuple) else [loaders]:
+        for loader in tree_leaves(loaders):
             if not is_shared(loader, trainer.world_size):
                 warn(
                     f"each of the {trainer.world_size} processes reads all of the {split} data: "

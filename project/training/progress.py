@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 REFRESH_STEPS = 20  # a redraw costs as much as a small training step
 
 
-def progress_display(speed: Callable[[], str] = str) -> Callback:
+def progress_display(speed: Callable[[], str] = lambda: "") -> Callback:
     """Return a bar for a terminal or a notebook, `ValidationLines` when output is redirected.
 
     Args:
@@ -40,7 +40,7 @@ def with_speed(bar: ProgressBar, speed: Callable[[], str]) -> ProgressBar:
 class ValidationLines(Callback):
     """Prints one line a validation, at once: how far, seconds since the last, metrics, speed."""
 
-    def __init__(self, speed: Callable[[], str] = str) -> None:
+    def __init__(self, speed: Callable[[], str] = lambda: "") -> None:
         self.speed = speed
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -21,6 +21,7 @@ from project.training.run_files import lost
 
 # Keys whose value may change and leave every number as it was.
 HARMLESS = {
+    "benchmark",
     "checkpoint_minutes",
     "experiment",
     "wandb",
@@ -35,7 +36,7 @@ HARMLESS = {
     "speed",
 }
 # Keys that change the last bits of numbers, and nothing else.
-ROUNDING = ("speed.compile", "speed.matmul")
+ROUNDING = ("speed.compile", "speed.matmul", "trainer.benchmark")
 PLACES = {"cache_dir", "path", "root", "test_path", "val_path"}  # of data whose hash is compared
 LENGTHS = ("max_epochs", "max_steps")  # of a run, which may be raised
 # Keys whose value is in the state that a checkpoint brings back, so that no force can change it.

@@ -130,9 +130,6 @@ class ResumePoint(Callback):
         """Return, for a message, which checkpoint there is."""
         return f"{self.path} is kept, of step {self.saved_step}"
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        check_lightning(trainer)
-
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
@@ -27,7 +28,7 @@ from project.training.host import keep_freed_memory, look_for_no_gpu
 from project.training.initial_weights import prepare_network
 from project.training.interruption import FiniteLoss, StopBeforeTesting, Stopped, StopRequest
 from project.training.outcomes import save_outcomes
-from project.training.processes import step_of_processes
+from project.training.processes import shared_threads, step_of_processes
 from project.training.results import closing_table
 from project.training.resume import StoppedRun, complete_config, sole_user
 from project.training.resume_point import ResumePoint, StepSeed
@@ -116,7 +117,9 @@ def run(
         raise UsageError(str(error)) from error
     leave_running = partial(keeper.update, status="interrupted", exit_code=130, error="SIGINT")
     lock = sole_user(directory) if stopped is None else nullcontext()  # `resume` has it
-    with lock, stop.listening(at_once=leave_running):
+    quieten_logging(cli.model)
+    threads = shared_threads(trainer, config.speed.threads)
+    with lock, stop.listening(at_once=leave_running), threads:
         try:
             if process_rank() == 0:
                 begin(cli, keeper, origin, stopped)
@@ -141,6 +144,14 @@ def run(
     if trainer.is_global_zero:
         print(closing_table(record, directory, measure_test))
     return record
+
+
+def quieten_logging(task: LightningModule) -> None:
+    """Drop the advice on `sync_dist`, for tasks of ours: they log what all processes have."""
+    if type(task).__module__.startswith("project.tasks."):
+        warnings.filterwarnings(
+            "ignore", message=".*recommended to use `self.log.*sync_dist=True.*"
+        )
 
 
 def begin(

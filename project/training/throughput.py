@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.profilers import Profiler
-from torch import Tensor
+from torch import Tensor, nn
 
 from project.training.flops import peak_flops, training_flops, without_numbers
 from project.training.run_files import MetricsFile
@@ -59,7 +59,8 @@ class Stopwatch(Profiler):
 class Throughput(Callback):
     """Measures training, without validations, checkpoints and set-up.
 
-    Rates leave out the first batch after a start, in which kernels are chosen and compiled.
+    Rates leave out the first batch after a start, in which kernels are chosen and compiled. The
+    fetch of a batch right after a validation within an epoch is not counted either.
 
     Logs, every `log_every_n_steps`, to every logger but `metrics.csv`, which is the same for each
     repetition of a run:
@@ -96,9 +97,10 @@ class Throughput(Callback):
         self.has_ended = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit":  # before a strategy shards it
+        network = getattr(pl_module, "network", None)
+        if stage == "fit" and isinstance(network, nn.Module):  # before a strategy shards it
             with suppress(Exception):  # what cannot be copied, such as torch's profiler in it
-                self.shapes = without_numbers(getattr(pl_module, "network", pl_module))
+                self.shapes = without_numbers(network)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.has_ended = True
@@ -128,17 +130,15 @@ class Throughput(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if self.shapes is not None:
-            self.pause()
-            self.count_flops(batch)
         self.go_on()  # after a validation within the epoch
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if not self.is_warm:
-            wait_for_gpu()
+            self.wait_for_gpu()
             self.totals["warm_up"] += self.until_now()["seconds"] - self.totals["seconds"]
+            self.count_flops(batch)  # draws nothing that counts: each step is seeded anew
             self.running_since, self.is_warm = self.clocks(), True
             return
         self.totals["batches"] += 1
@@ -162,14 +162,14 @@ class Throughput(Callback):
         """Count the operations of the network on a batch like this, once."""
         shapes, self.shapes = self.shapes, None
         inputs = inputs_of(batch)
-        if self.flops_per_unit is not None or inputs is None:
+        if shapes is None or inputs is None or self.flops_per_unit is not None:
             return
         if (flops := training_flops(shapes, inputs)) is not None:
             units_per_row = inputs[0].numel() if self.unit == "tokens" else 1
             self.flops_per_unit = flops / units_per_row
 
     def log_rates(self, trainer: Trainer, step: int) -> None:
-        wait_for_gpu()
+        self.wait_for_gpu()
         now = self.until_now()
         self.latest = self.rates({name: now[name] - self.logged[name] for name in now})
         self.logged, self.logged_step = now, step
@@ -222,8 +222,16 @@ class Throughput(Callback):
 
     def pause(self) -> None:
         if self.running_since is not None:
-            wait_for_gpu()
+            self.wait_for_gpu()
             self.totals, self.running_since = self.until_now(), None
+
+    def wait_for_gpu(self) -> None:
+        """Let the device catch up: what it has left to do is part of the steps."""
+        if torch.cuda.is_initialized():
+            began = time.perf_counter()
+            torch.cuda.synchronize()
+            if self.stopwatch is not None:
+                self.stopwatch.ended["step"] += time.perf_counter() - began
 
     def until_now(self) -> dict[str, float]:
         """Return the totals with the stretch that is under way."""
@@ -245,8 +253,3 @@ def inputs_of(batch: Any) -> Tensor | None:
     """Return what a network reads of a batch: its first tensor, (B, ...)."""
     first = batch[0] if isinstance(batch, tuple | list) and batch else None
     return first if isinstance(first, Tensor) else None
-
-
-def wait_for_gpu() -> None:
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()

@@ -8,12 +8,15 @@ from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import Logger, WandbLogger
+from torch import nn
 
 from project.configuration import Selection, Speed
+from project.messages import warn
 from project.training.checkpoint_file import DurableCheckpointIO
 from project.training.dashboards import Events
-from project.training.processes import SharedData, as_launched, check_launch, share_threads
+from project.training.processes import SharedData, as_launched, check_launch
 from project.training.progress import progress_display
+from project.training.resume_point import check_lightning
 from project.training.run_files import MetricsFile
 from project.training.throughput import Stopwatch, Throughput
 from project.training.weights_and_biases import start, wandb_logger
@@ -23,8 +26,11 @@ class CompiledNetwork(Callback):
     """Compiles the network in place: the names in checkpoints stay as they are."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit":
-            pl_module.get_submodule("network").compile()
+        network = getattr(pl_module, "network", None)
+        if stage == "fit" and isinstance(network, nn.Module):
+            network.compile()
+        elif stage == "fit" and trainer.is_global_zero:
+            warn(f"--speed.compile does nothing: {type(pl_module).__name__} has no `network`")
 
 
 class ValidateAtLastStep(Callback):
@@ -100,13 +106,13 @@ def build_trainer(
     arguments["default_root_dir"] = str(directory)
     loggers = loggers_of(arguments.pop("logger"), wandb, directory)
     trainer = Trainer(**arguments, callbacks=callbacks, logger=loggers)
+    check_lightning(trainer)
     # `StopRequest` takes the signals. Lightning's handlers wait for other processes, which hangs.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     # Nor is each step to begin with a broadcast of what they saw.
     epoch = trainer.fit_loop.epoch_loop
     epoch._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
     check_launch(trainer)
-    share_threads(trainer, speed.threads)
     return trainer
 
 

@@ -156,6 +156,12 @@ def test_two_nodes_by_torchrun_itself(tmp_path) -> None:
     assert max((one[name] - several[name]).abs().max().item() for name in one) < 1e-6
 
 
+def test_a_trial_run_is_as_wide_as_it_was_started(tmp_path) -> None:
+    tried = [*IMAGES, "--trainer.fast_dev_run=true"]
+    assert train(tried, tmp_path / "two", torchrun(2)) == [0, 0]
+    assert train([*tried, "--trainer.devices=1"], tmp_path / "one", torchrun(2)) == [2, 2]
+
+
 class Stream(IterableDataset[int]):
     def __iter__(self) -> Any:
         return iter(range(8))

@@ -30,7 +30,7 @@ TINY = ["--trainer.accelerator=cpu", "--trainer.precision=32-true", "--model.net
 LONG = [*TINY, "--trainer.max_epochs=40", "--checkpoint_minutes=0"]
 ONE_TASK = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "project", "SLURM_CLUSTER_NAME": "here",
             "SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "1",
-            "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0",
+            "SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0",
             "SLURM_NODELIST": "127.0.0.1"}  # fmt: skip
 SCRIPT = PACKAGE.parent / "configs" / "slurm" / "train.sbatch"
 
@@ -298,6 +298,15 @@ def test_seeds_are_not_started_by_every_task(in_job, capsys) -> None:
     in_job(SLURM_NTASKS="2", SLURM_NTASKS_PER_NODE="2")
     assert command([*TINY, "--seeds=0..1"]) == 2
     assert "--seed_everything $SLURM_ARRAY_TASK_ID" in capsys.readouterr().err
+
+
+def test_a_job_of_several_tasks_is_started_by_srun(in_job, monkeypatch, capsys) -> None:
+    """Without it one process would wait for the others for ever."""
+    in_job(SLURM_NTASKS="8", SLURM_NTASKS_PER_NODE="8")
+    monkeypatch.delenv("SLURM_STEP_ID")
+    assert command(TINY) == 2
+    assert "has 8 tasks, but this process is none of them" in capsys.readouterr().err
+    assert not list(Path("runs").glob("*"))
 
 
 @pytest.mark.parametrize("array_task", ["", "7"])

@@ -1,6 +1,7 @@
 """Switches of `--speed` change the time a run takes, and not what it is."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -90,16 +91,13 @@ def test_a_fused_optimizer_may_clip_in_bfloat16(tmp_path) -> None:
     assert 0 < moved <= 6 * 0.01 + 1e-6  # it begins at 0: six steps of length 0.01 at most
 
 
-def test_threads_are_set_and_recorded(tmp_path, monkeypatch) -> None:
+def test_threads_are_set_recorded_and_given_back(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    before = torch.get_num_threads()
-    try:
-        assert command([*SHORT, "--speed.threads=2"]) == 0
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
+    before, other = torch.get_num_threads(), torch.get_num_threads() + 1
+    assert command([*SHORT, f"--speed.threads={other}"]) == 0
+    assert (torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]) == (before, "1")
     record = json.loads((runs(tmp_path)[0] / "run.json").read_text())
-    assert record["hardware"]["torch_threads"] == 2
+    assert record["hardware"]["torch_threads"] == other
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda path: path.stem)
@@ -142,6 +140,13 @@ def test_profile_says_which_operations_take_the_time(tmp_path) -> None:
     assert "convolution_backward" in (run / "operations.txt").read_text()
     events = json.loads((run / "operations.json").read_text())["traceEvents"]
     assert sum(event.get("name") == "Optimizer.step#AdamW.step" for event in events) == 10
+
+
+def test_profile_adds_to_the_callbacks_of_an_experiment() -> None:
+    files = [str(CONFIGS / "mnist_best.yaml"), str(CONFIGS / "trainer" / "profile.yaml")]
+    cli = ProjectCLI(["--config", files[0], "--config", files[1]])
+    names = [callback.class_path.split(".")[-1] for callback in cli.config.trainer.callbacks]
+    assert names == ["EMAWeightAveraging", "OperationProfile"]
 
 
 def test_debug_keeps_nothing(tmp_path) -> None:

@@ -83,12 +83,24 @@ def test_what_is_slow_is_found(slow, tmp_path, monkeypatch) -> None:
 
 
 def test_validations_checkpoints_and_the_first_batch_are_left_out(tmp_path, monkeypatch) -> None:
-    step = ImageClassification.training_step
+    step, loader = ImageClassification.training_step, ImageData.train_dataloader
 
     def slow_at_first(self: ImageClassification, batch: Any, batch_idx: int) -> Any:
         if self.global_step == 0:
             time.sleep(0.5)
         return step(self, batch, batch_idx)
+
+    def slow_first_fetch(self: ImageData) -> Any:
+        batches = loader(self)
+        make_batch, is_first = batches.make_batch, [True]
+
+        def slow(indices: Any, epoch: int) -> Any:
+            if is_first:
+                time.sleep(is_first.pop())
+            return make_batch(indices, epoch)
+
+        batches.make_batch = slow
+        return batches
 
     def slow_save(self: Any, trainer: Any, module: Any, checkpoint: Any) -> None:
         time.sleep(0.1)
@@ -97,13 +109,14 @@ def test_validations_checkpoints_and_the_first_batch_are_left_out(tmp_path, monk
         time.sleep(0.2)
 
     monkeypatch.setattr(ImageClassification, "training_step", slow_at_first)
+    monkeypatch.setattr(ImageData, "train_dataloader", slow_first_fetch)
     monkeypatch.setattr("project.training.trainer.ValidateAtLastStep.on_save_checkpoint", slow_save)
     monkeypatch.setattr(
         "project.training.trainer.ValidateAtLastStep.on_validation_batch_end", slow_validation
     )
     assert command([*SHORT, "--checkpoint_minutes=0"]) == 0  # a checkpoint before every step
     _, record = record_of(tmp_path)
-    assert record["warm_up_seconds"] > 0.5
+    assert record["warm_up_seconds"] > 1.5
     assert record["training_seconds"] - record["warm_up_seconds"] < 0.1 * 20
     assert record["speed"]["batch_ms"] < 100
 
