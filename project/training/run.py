@@ -114,7 +114,9 @@ def run(
     except Exception as error:  # such as a GPU that is not there: nothing has been run
         if process_rank() == 0 and stopped is None:
             shutil.rmtree(directory)
-        raise UsageError(str(error)) from error
+        wanted = config.trainer.accelerator
+        hint = f" (--trainer.accelerator {wanted}; auto takes what is there)"
+        raise UsageError(f"{error}{'' if wanted in ('auto', 'cpu') else hint}") from error
     leave_running = partial(keeper.update, status="interrupted", exit_code=130, error="SIGINT")
     lock = sole_user(directory) if stopped is None else nullcontext()  # `resume` has it
     quieten_logging(cli.model)
