@@ -32,6 +32,7 @@ from kill_matrix import (
     prepare,
     start,
 )
+from torch import nn
 
 from project.export import main as export
 from project.models.cnn import CNN
@@ -126,6 +127,27 @@ def killed(folder: Path) -> Iterator[str]:
                 yield f"{row.network}, {name}: {text}"
 
 
+def compiled(folder: Path) -> Iterator[str]:
+    """Block by block, or whole where there are none; equal to what is not compiled to rounding."""
+    compile_in_place = nn.Module.compile
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        with open("graphs.txt", "a") as file:
+            file.write(" ".join(str(node.target) for node in graph.graph.nodes) + "\n")
+        return graph.forward
+
+    for network, operation in (("GPT", "scaled_dot_product_attention"), ("CNN", "conv2d")):
+        row = Row("", network, processes=2, strategy=SHARDED)
+        plain = trained(row, folder / network / "plain")
+        nn.Module.compile = lambda module: compile_in_place(module, backend=backend)
+        fast = trained(replace(row, flags=("--speed.compile=true",)), folder / network / "fast")
+        nn.Module.compile = compile_in_place
+        yield from differences(plain, fast, atol=1e-4)
+        graphs = fast / "graphs.txt"
+        if not graphs.is_file() or operation not in graphs.read_text():
+            yield f"{network}: no graph with {operation}"
+
+
 def both(row: Row, strategy: str, folder: Path) -> tuple[Path, Path]:
     """Train with DDP and sharded; return the folders of the two."""
     return (
@@ -187,7 +209,7 @@ def flat(tree: Any, path: str = "") -> dict[str, torch.Tensor]:
 
 
 SCENARIOS: dict[str, Callable[[Path], Iterator[str]]] = {
-    s.__name__: s for s in (gpt, accumulated, lstm, cnn, channels_last, others, killed)
+    s.__name__: s for s in (gpt, accumulated, lstm, cnn, channels_last, others, compiled, killed)
 }
 
 
