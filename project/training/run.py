@@ -110,7 +110,7 @@ def run(
             throughput,
         )
         if isinstance(trainer.strategy, ShardedStrategy):
-            network_of(cli.model)
+            network_of(cli.model)  # or it cannot be shared out
         if stopped is not None and not is_as_wide(trainer, stopped):
             point.same_batches = False
     except Exception as error:  # such as a GPU that is not there: nothing has been run

@@ -26,6 +26,7 @@ from kill_matrix import (
     Moment,
     Row,
     command_line,
+    compare,
     finish,
     kill_and_resume,
     moments_of,
@@ -148,6 +149,22 @@ def compiled(folder: Path) -> Iterator[str]:
             yield f"{network}: no graph with {operation}"
 
 
+def damaged(folder: Path) -> Iterator[str]:
+    """Slices of the second process are damaged: both go on from the checkpoint before."""
+    row = Row("", "CNN", processes=2, strategy=FOLDERS)
+    whole, stopped = trained(row, folder / "whole"), folder / "stopped"
+    prepare(row, stopped)
+    finish(start(row, command_line(row), stopped, Moment("sigterm", 7, rank=1)))
+    slices = run_in(stopped) / "checkpoints" / "last.ckpt" / "slices-1.ckpt"
+    content = bytearray(slices.read_bytes())
+    content[len(content) // 2] ^= 1
+    slices.write_bytes(content)
+    codes = finish(start(row, command_line(row, True, stopped), stopped, None))
+    if any(codes) or "which is older" not in (stopped / "log.txt").read_text():
+        yield f"{codes}: {(stopped / 'log.txt').read_text()[-1500:]}"
+    yield from compare(whole, stopped)
+
+
 def both(row: Row, strategy: str, folder: Path) -> tuple[Path, Path]:
     """Train with DDP and sharded; return the folders of the two."""
     return (
@@ -209,7 +226,8 @@ def flat(tree: Any, path: str = "") -> dict[str, torch.Tensor]:
 
 
 SCENARIOS: dict[str, Callable[[Path], Iterator[str]]] = {
-    s.__name__: s for s in (gpt, accumulated, lstm, cnn, channels_last, others, compiled, killed)
+    s.__name__: s
+    for s in (gpt, accumulated, lstm, cnn, channels_last, others, compiled, killed, damaged)
 }
 
 

@@ -36,7 +36,7 @@ from project.training.sharded_strategy import ShardedStrategy, network_of
 from project.training.sharding import blocks
 
 SCRIPT = Path(__file__).with_name("sharded_runs.py")
-SLOW = ("accumulated", "lstm", "cnn", "channels_last", "others", "compiled", "killed")
+SLOW = ("accumulated", "lstm", "cnn", "channels_last", "others", "compiled", "killed", "damaged")
 
 
 @pytest.mark.parametrize(
