@@ -146,7 +146,7 @@ def open_run(directory: Path, allowed: list[str]) -> StoppedRun:
             f"{str(directory / 'run.json')!r} is damaged ({error}); mend it, or repeat the run: "
             f"--config {directory / 'config.yaml'}"
         ) from error
-    checkpoint, content, damage = newest(directory / "checkpoints")
+    checkpoint, content, damage = newest(directory / "checkpoints", process_rank() == 0)
     if process_rank() == 0:
         for text in damage:
             warn(f"{text.partition(';')[0]}; going on from {checkpoint}, which is older")

@@ -40,6 +40,7 @@ from project.training.run_directory import (
     write_patch,
 )
 from project.training.run_files import cut_back
+from project.training.sharded_strategy import ShardedStrategy, network_of
 from project.training.slurm import job, requeue_after
 from project.training.throughput import Throughput
 from project.training.trainer import (
@@ -109,6 +110,8 @@ def run(
             directory,
             throughput,
         )
+        if isinstance(trainer.strategy, ShardedStrategy):
+            network_of(cli.model)  # or it cannot be shared out
         if stopped is not None and not is_as_wide(trainer, stopped):
             point.same_batches = False
     except Exception as error:  # such as a GPU that is not there: nothing has been run

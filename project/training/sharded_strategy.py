@@ -13,6 +13,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard
 
+from project.messages import UsageError
 from project.training.checkpoint_file import (
     finish_folder,
     is_folder,
@@ -25,8 +26,34 @@ from project.training.checkpoint_file import (
 from project.training.sharding import shard, sliced
 
 
+def network_of(task: nn.Module) -> nn.Module:
+    """Return the network of a task, which is all of it that is shared out.
+
+    Raises:
+        UsageError: If there is none, or if others of its parameters are trained: the processes
+            would not add up their gradients.
+    """
+    network = getattr(task, "network", None)
+    if not isinstance(network, nn.Module):
+        raise UsageError(
+            f"ShardedStrategy shares out the `network` of a task, and {type(task).__name__} has "
+            "none; name its network so, or take --trainer.strategy ddp"
+        )
+    outside = [
+        name
+        for name, parameter in task.named_parameters(remove_duplicate=False)
+        if parameter.requires_grad and not name.startswith("network.")
+    ]
+    if outside:
+        raise UsageError(
+            f"ShardedStrategy shares out the `network` of a task, and {type(task).__name__} also "
+            f"trains {', '.join(outside)}; make them part of it, or take --trainer.strategy ddp"
+        )
+    return network
+
+
 class ShardedStrategy(ModelParallelStrategy):
-    """Shares out `task.network`, or a task without one, over all processes.
+    """Shares out `task.network` over all processes.
 
     Lightning's own (2.6.6) leaves the sharding to the task, writes files past the checkpoint
     plugin, numbers the optimizer's state in another order than without sharding, and cannot read a
@@ -51,16 +78,19 @@ class ShardedStrategy(ModelParallelStrategy):
         assert self.accelerator is not None
         assert self.lightning_module is not None
         self.accelerator.setup(trainer)
+        is_training = trainer.state.fn == TrainerFn.FITTING
+        if is_training and self._layer_sync is not None and self.root_device.type == "cuda":
+            self._layer_sync.apply(self.lightning_module)  # --trainer.sync_batchnorm
         self.share_out(self.lightning_module)
         self.model = self.precision_plugin.convert_module(self.lightning_module)
         self.model_to_device()
         self.barrier()
-        if trainer.state.fn == TrainerFn.FITTING:
+        if is_training:
             self.setup_optimizers(trainer)
         self.setup_precision_plugin()
 
     def share_out(self, task: nn.Module) -> None:
-        shard(getattr(task, "network", task), self.device_mesh["data_parallel"])
+        shard(network_of(task), self.device_mesh["data_parallel"])
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         self.take_buffers()
@@ -127,7 +157,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> Any:
         path = Path(self.broadcast(checkpoint_path))
-        common = read_common(path) if is_folder(path) else {}
+        common = read_common(path) if is_folder(path) else {}  # the slices of others stay unread
         if len(common.get("slices", ())) == self.world_size:
             slices = iter(slices_of(path, self.global_rank).values())
             content = with_slices(common, lambda whole: self.placed(next(slices), whole))

@@ -17,7 +17,8 @@ def shard(network: nn.Module, mesh: DeviceMesh) -> None:
     """Share out a network's parameters over a mesh, block by block; does nothing the second time.
 
     Between steps every parameter is a slice. A network that was compiled in place is compiled block
-    by block: the hooks that put a block together are no part of a graph.
+    by block, and what is around the blocks is not: the hooks that put a block together are no part
+    of a graph. One without blocks is compiled as a whole.
     """
     if isinstance(network, FSDPModule):
         return

@@ -26,12 +26,14 @@ from kill_matrix import (
     Moment,
     Row,
     command_line,
+    compare,
     finish,
     kill_and_resume,
     moments_of,
     prepare,
     start,
 )
+from torch import nn
 
 from project.export import main as export
 from project.models.cnn import CNN
@@ -126,6 +128,43 @@ def killed(folder: Path) -> Iterator[str]:
                 yield f"{row.network}, {name}: {text}"
 
 
+def compiled(folder: Path) -> Iterator[str]:
+    """Block by block, or whole where there are none; equal to what is not compiled to rounding."""
+    compile_in_place = nn.Module.compile
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        with open("graphs.txt", "a") as file:
+            file.write(" ".join(str(node.target) for node in graph.graph.nodes) + "\n")
+        return graph.forward
+
+    for network, operation in (("GPT", "scaled_dot_product_attention"), ("CNN", "conv2d")):
+        row = Row("", network, processes=2, strategy=SHARDED)
+        plain = trained(row, folder / network / "plain")
+        nn.Module.compile = lambda module: compile_in_place(module, backend=backend)
+        fast = trained(replace(row, flags=("--speed.compile=true",)), folder / network / "fast")
+        nn.Module.compile = compile_in_place
+        yield from differences(plain, fast, atol=1e-4)
+        graphs = fast / "graphs.txt"
+        if not graphs.is_file() or operation not in graphs.read_text():
+            yield f"{network}: no graph with {operation}"
+
+
+def damaged(folder: Path) -> Iterator[str]:
+    """Slices of the second process are damaged: both go on from the checkpoint before."""
+    row = Row("", "CNN", processes=2, strategy=FOLDERS)
+    whole, stopped = trained(row, folder / "whole"), folder / "stopped"
+    prepare(row, stopped)
+    finish(start(row, command_line(row), stopped, Moment("sigterm", 7, rank=1)))
+    slices = run_in(stopped) / "checkpoints" / "last.ckpt" / "slices-1.ckpt"
+    content = bytearray(slices.read_bytes())
+    content[len(content) // 2] ^= 1
+    slices.write_bytes(content)
+    codes = finish(start(row, command_line(row, True, stopped), stopped, None))
+    if any(codes) or "which is older" not in (stopped / "log.txt").read_text():
+        yield f"{codes}: {(stopped / 'log.txt').read_text()[-1500:]}"
+    yield from compare(whole, stopped)
+
+
 def both(row: Row, strategy: str, folder: Path) -> tuple[Path, Path]:
     """Train with DDP and sharded; return the folders of the two."""
     return (
@@ -187,7 +226,8 @@ def flat(tree: Any, path: str = "") -> dict[str, torch.Tensor]:
 
 
 SCENARIOS: dict[str, Callable[[Path], Iterator[str]]] = {
-    s.__name__: s for s in (gpt, accumulated, lstm, cnn, channels_last, others, killed)
+    s.__name__: s
+    for s in (gpt, accumulated, lstm, cnn, channels_last, others, compiled, killed, damaged)
 }
 
 

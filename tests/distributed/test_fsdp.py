@@ -6,37 +6,44 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.plugins import TorchSyncBatchNorm
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
 from project.messages import UsageError
 from project.models.cnn import CNN, CausalCNN
 from project.models.rnn import RNNLanguageModel
 from project.models.transformer import GPT, ViT
+from project.tasks.image_classification import ImageClassification
+from project.training import checkpoint_file
 from project.training.checkpoint_file import (
     COMMON,
     finish_folder,
     newest,
     read,
+    read_common,
     sha256_of,
     slices_file,
     write,
 )
+from project.training.command import command
+from project.training.sharded_strategy import ShardedStrategy, network_of
 from project.training.sharding import blocks
 
 SCRIPT = Path(__file__).with_name("sharded_runs.py")
+SLOW = ("accumulated", "lstm", "cnn", "channels_last", "others", "compiled", "killed", "damaged")
 
 
 @pytest.mark.parametrize(
     "scenario",
     [
         "gpt",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("accumulated", "lstm", "cnn", "channels_last", "others", "killed")
-        ),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW),
     ],
 )
 def test_sharded_runs_are_those_of_ddp(scenario: str) -> None:
@@ -45,6 +52,78 @@ def test_sharded_runs_are_those_of_ddp(scenario: str) -> None:
     )
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert json.loads(answer.stdout.splitlines()[-1]) == {scenario: []}
+
+
+class Task(LightningModule):
+    """Of two layers, of which one may be outside of the network."""
+
+    def __init__(self, network: str, outside: str = "", is_trained: bool = True) -> None:
+        super().__init__()
+        self.add_module(network, nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)))
+        if outside:
+            self.add_module(outside, nn.Linear(4, 2).requires_grad_(is_trained))
+
+
+def test_only_a_task_that_trains_its_network_alone_is_shared_out() -> None:
+    alone, frozen = Task("network"), Task("network", "probe", is_trained=False)
+    assert [network_of(task) for task in (alone, frozen)] == [alone.network, frozen.network]
+    with pytest.raises(UsageError, match=r"`network` of a task, and Task has none.*ddp"):
+        network_of(Task("body"))
+    with pytest.raises(UsageError, match=r"Task also trains probe\.weight, probe\.bias;.*ddp"):
+        network_of(Task("network", "probe"))
+    tied = Task("network", "network2")
+    tied.network2.weight = tied.network[0].weight
+    with pytest.raises(UsageError, match=r"network2\.weight"):
+        network_of(tied)
+
+
+class Probed(ImageClassification):
+    """Trains a layer beside its network."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__(network)
+        self.probe = nn.Linear(2, 2)
+
+
+def test_a_task_that_cannot_be_shared_out_leaves_no_run(tmp_path: Path, capsys) -> None:
+    assert command(["--model=test_fsdp.Probed", "--model.network=MLP", "--data=ImageData",
+                    "--data.dataset=Digits", "--trainer.accelerator=cpu",
+                    "--trainer.strategy={class_path: ShardedStrategy}"]) == 2  # fmt: skip
+    assert "Probed also trains probe.weight, probe.bias" in capsys.readouterr().err
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+class Setup(ShardedStrategy):
+    """On a device that may not be there; remembers the layers that were shared out."""
+
+    root_device = torch.device("cpu")
+
+    def share_out(self, task: nn.Module) -> None:
+        self.shared = [type(layer) for layer in task.network]
+
+    def model_to_device(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("device", "fn", "expected"),
+    [
+        ("cuda", TrainerFn.FITTING, nn.SyncBatchNorm),
+        ("cuda", TrainerFn.VALIDATING, nn.BatchNorm1d),
+        ("cpu", TrainerFn.FITTING, nn.BatchNorm1d),  # which have no other
+    ],
+)
+def test_batch_norm_is_synchronized_where_it_can_be(
+    device: str, fn: TrainerFn, expected: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Setup, "root_device", torch.device(device))
+    strategy, trainer = Setup(), Mock()
+    strategy.accelerator = Mock()
+    strategy._layer_sync = TorchSyncBatchNorm()
+    strategy.setup_optimizers = lambda trainer: None
+    strategy.connect(Task("network"))
+    trainer.state.fn = fn
+    strategy.setup(trainer)
+    assert strategy.shared == [nn.Linear, expected]
 
 
 def test_blocks_are_the_repeated_parts_that_are_made_of_others() -> None:
@@ -122,6 +201,31 @@ def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
+
+
+def test_a_process_reads_the_slices_of_others_once_or_not_at_all(
+    tmp_path: Path, monkeypatch
+) -> None:
+    hashed: list[str] = []
+    content_hash = checkpoint_file.content_hash
+
+    def counted(file: Any) -> str:
+        hashed.append(Path(file.name).name)
+        return content_hash(file)
+
+    monkeypatch.setattr(checkpoint_file, "content_hash", counted)
+    for step in (1, 2):
+        folder_at(tmp_path / "last.ckpt", step)
+    all_of_it = [COMMON, "slices-0.ckpt", "slices-1.ckpt"]
+    for reads, expected in (
+        (lambda: newest(tmp_path), all_of_it),
+        (lambda: newest(tmp_path, reads_slices=False), [COMMON]),
+        (lambda: read(tmp_path / "last.ckpt"), all_of_it),
+        (lambda: read_common(tmp_path / "last.ckpt"), [COMMON]),
+    ):
+        hashed.clear()
+        reads()
+        assert hashed == expected
 
 
 @pytest.mark.parametrize("file", [COMMON, "slices-0.ckpt", "slices-1.ckpt"])
