@@ -100,26 +100,9 @@ def run(
         ValidateAtLastStep(),
     ]
     ours += [keeper, best, StopBeforeTesting(stop), *callbacks]
-    try:
-        trainer = build_trainer(
-            cli.config_init.trainer,
-            config.best,
-            config.speed,
-            config.wandb,
-            ours,
-            directory,
-            throughput,
-        )
-        if isinstance(trainer.strategy, ShardedStrategy):
-            network_of(cli.model)  # or it cannot be shared out
-        if stopped is not None and not is_as_wide(trainer, stopped):
-            point.same_batches = False
-    except Exception as error:  # such as a GPU that is not there: nothing has been run
-        if process_rank() == 0 and stopped is None:
-            shutil.rmtree(directory)
-        wanted = config.trainer.accelerator
-        hint = f" (--trainer.accelerator {wanted}; auto takes what is there)"
-        raise UsageError(f"{error}{'' if wanted in ('auto', 'cpu') else hint}") from error
+    trainer = trainer_of(cli, ours, directory, throughput, stopped)
+    if stopped is not None and not is_as_wide(trainer, stopped):
+        point.same_batches = False
     leave_running = partial(keeper.update, status="interrupted", exit_code=130, error="SIGINT")
     lock = sole_user(directory) if stopped is None else nullcontext()  # `resume` has it
     quieten_logging(cli.model)
@@ -149,6 +132,35 @@ def run(
     if trainer.is_global_zero:
         print(closing_table(record, directory, measure_test))
     return record
+
+
+def trainer_of(
+    cli: ProjectCLI,
+    ours: list[Callback],
+    directory: Path,
+    throughput: Throughput,
+    stopped: StoppedRun | None,
+) -> Trainer:
+    """Return the Trainer of a run, or leave nothing of a new one.
+
+    Raises:
+        UsageError: If there can be none, such as on a GPU that is not there.
+    """
+    config = cli.config
+    settings = cli.config_init.trainer
+    try:
+        trainer = build_trainer(
+            settings, config.best, config.speed, config.wandb, ours, directory, throughput
+        )
+        if isinstance(trainer.strategy, ShardedStrategy):
+            network_of(cli.model)  # or it cannot be shared out
+    except Exception as error:  # nothing has been run
+        if process_rank() == 0 and stopped is None:
+            shutil.rmtree(directory)
+        wanted = config.trainer.accelerator
+        hint = f" (--trainer.accelerator {wanted}; auto takes what is there)"
+        raise UsageError(f"{error}{'' if wanted in ('auto', 'cpu') else hint}") from error
+    return trainer
 
 
 def quieten_logging(task: LightningModule) -> None:
