@@ -16,7 +16,8 @@ Compare, on this machine and in one run, without network or data files:
   processes   what 1, 2, 4 ... processes come to together: weak and strong
   growth      cost as the data and the context grow, against what to expect
   bottleneck  what bounds a run (data, overhead, compute, memory), and which
-              switch to try; by default of configs/default.yaml
+              switch to try; by default of configs/default.yaml. It knows
+              ImageData and TextData, on one device
   startup     from Enter to the configuration and to the first step, against
               importing Lightning
 With nothing given: all of them, in under five minutes on two cores. Figures
@@ -80,15 +81,28 @@ def understood(arguments: list[str]) -> tuple[list[str], str | None, list[str]]:
 
 
 def measure(names: list[str], json_file: str | None, options: list[str]) -> None:
-    """Measure the sections, print each at once, and write all as JSON."""
+    """Measure the sections, print each at once, and write it as JSON.
+
+    Raises:
+        UsageError: If the file for JSON is something else.
+    """
     import json
     from importlib import import_module
     from pathlib import Path
 
     from project.benchmarks.measuring import document, machine, table
+    from project.messages import UsageError
+    from project.training.host import keep_freed_memory, look_for_no_gpu
+    from project.training.whole_files import replace_text
 
-    if json_file is not None:
-        Path(json_file).open("a").close()  # refused before minutes of measuring and not after
+    path = None if json_file is None else Path(json_file)
+    if path is not None and not path.is_file():
+        if path.exists():
+            raise UsageError(f"--json {path} is not a file")
+        path.touch()  # refused before minutes of measuring and not after
+        path.unlink()
+    keep_freed_memory()  # as a run does: sections do not depend on which came before
+    look_for_no_gpu()
     found = {}
     for name in names:
         section = getattr(import_module(f"project.benchmarks.{SECTIONS[name]}"), name)
@@ -97,9 +111,9 @@ def measure(names: list[str], json_file: str | None, options: list[str]) -> None
         print(f"--- {name}")
         for part in figures:
             print(table(part), flush=True)
-    if json_file is not None:
-        text = json.dumps({"machine": machine(), "sections": found}, indent=2)
-        Path(json_file).write_text(text + "\n", encoding="utf-8")
+        if path is not None:
+            text = json.dumps({"machine": machine(), "sections": found}, indent=2)
+            replace_text(path, text + "\n")
 
 
 if __name__ == "__main__":

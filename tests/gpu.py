@@ -87,7 +87,8 @@ def main() -> int:
         for thread in threads:
             thread.join()
     print(f"{keeper.path}, in {time.perf_counter() - started:.0f} s")
-    return int(any(isinstance(end, str) for end in keeper.ends.values()))
+    is_cut = any(isinstance(end, str) for end in keeper.ends.values())
+    return int(is_cut or any("error" in figure for figure in keeper.figures))
 
 
 class Keeper:
@@ -202,7 +203,7 @@ class Part:
         print(MARK + json.dumps(figure), flush=True)
 
 
-class Stopwatch:
+class StepTimes:
     """Times windows of steps after the warm-up, waiting for the device at their ends alone."""
 
     def __init__(self, part: Part, steps: int) -> None:
@@ -290,7 +291,7 @@ def optimizer_of(name: str, learning_rate: float) -> Callable[[Any], Any]:
 
 def plain_loop(
     part: Part,
-    watch: Stopwatch,
+    watch: StepTimes,
     network: Any,
     batches: Iterable[Any],
     loss_of: Callable[[Any, Any], Any],
@@ -319,13 +320,19 @@ def plain_loop(
         watch.step_done(count, loss)
 
 
-def in_trainer(part: Part, watch: Stopwatch, task: Any, data: Any) -> None:
-    """Train for the steps of `watch` in Trainer, with what a run does at every step."""
+def in_trainer(part: Part, watch: StepTimes, task: Any, data: Any) -> None:
+    """Train for the steps of `watch` in Trainer, with what a run does at every step.
+
+    But for the resume point, W&B and the display.
+    """
     from lightning.pytorch import Callback, Trainer
 
     from project.training.interruption import FiniteLoss
     from project.training.resume_point import StepSeed
     from project.training.run_files import MetricsFile
+    from project.training.throughput import Stopwatch, Throughput
+
+    stopwatch = Stopwatch()
 
     class Watching(Callback):
         def on_train_batch_end(
@@ -344,7 +351,13 @@ def in_trainer(part: Part, watch: Stopwatch, task: Any, data: Any) -> None:
             num_sanity_val_steps=0,
             gradient_clip_val=1.0,
             logger=[MetricsFile(Path(folder))],
-            callbacks=[StepSeed(0), FiniteLoss(lambda: "nothing is kept"), Watching()],
+            callbacks=[
+                StepSeed(0),
+                FiniteLoss(lambda: "nothing is kept"),
+                Throughput(stopwatch),
+                Watching(),
+            ],
+            profiler=stopwatch,
             enable_checkpointing=False,
             enable_model_summary=False,
             enable_progress_bar=False,
@@ -393,7 +406,7 @@ def gpt_speed(part: Part, **what: Any) -> dict[str, Any]:
     if part.is_smoke:
         sizes |= {"vocab_size": 256, "context_length": 32, "width": 24, "depth": 2}
     length, batch_size = sizes["context_length"], 2 if part.is_smoke else what["batch"]
-    watch = Stopwatch(part, steps=max(5, 640 // batch_size))
+    watch = StepTimes(part, steps=max(5, 640 // batch_size))
     torch.manual_seed(0)
     network = GPT(**sizes)
     flops = training_flops(network, torch.zeros(1, length, dtype=torch.int64)) or math.nan
@@ -491,7 +504,7 @@ def cnn_speed(part: Part, **what: Any) -> dict[str, Any]:
     flops = training_flops(network, torch.zeros(2, 1, 28, 28)) or math.nan
     if what["compiled"]:
         network.compile(dynamic=False, backend=part.compiler)
-    watch = Stopwatch(part, steps=max(20, 204_800 // batch_size))
+    watch = StepTimes(part, steps=max(20, 204_800 // batch_size))
     augment = Augmentation(**AUGMENT) if what["augmented"] else None
     data = ImageData(bright_images(part), batch_size=batch_size, augment=augment, seed=0)
     data.setup("fit")
@@ -539,15 +552,13 @@ def bright_images(part: Part) -> Any:
 def usual_loader(part: Part, train: Any, batch_size: int) -> Any:
     """Return torchvision's MNIST in a DataLoader, with the workers and options usual on a GPU."""
     from torch.utils.data import DataLoader
-    from torchvision import datasets, transforms
+    from torchvision import transforms
 
-    # The real class and its real __getitem__, without the files behind it.
-    dataset = object.__new__(datasets.MNIST)
-    dataset.data, dataset.targets = train.images[:, 0], train.labels
+    from project.benchmarks.data_path import torchvision_set
+
     normalise = [transforms.ToTensor(), transforms.Normalize(0.5, 0.25)]
-    dataset.transform, dataset.target_transform = transforms.Compose(normalise), None
     return DataLoader(
-        dataset,
+        torchvision_set(train.images, train.labels, transforms.Compose(normalise)),
         batch_size=batch_size,
         shuffle=True,
         drop_last=True,

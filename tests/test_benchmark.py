@@ -8,6 +8,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,8 +25,9 @@ from project.benchmarks import (
     training_step,
 )
 from project.benchmarks.bottleneck import Measured, verdict
-from project.benchmarks.measuring import Figures, document, interleaved, ratios, table
-from project.configuration import PACKAGE
+from project.benchmarks.measuring import Figures, device, document, interleaved, ratios, table
+from project.configuration import CONFIGS, PACKAGE
+from project.messages import RunError, UsageError
 from project.training.flops import training_flops
 
 TINY = {
@@ -44,6 +46,7 @@ LONG = {
     "processes": lambda: processes.processes(rounds=1, steps=1, most=2),
     "switches": lambda: switches.switches(rounds=1, steps=1),
 }
+DDP = str(CONFIGS / "trainer/ddp_cpu.yaml")
 
 
 def check(figures: list[Figures]) -> None:
@@ -96,7 +99,12 @@ def test_json_holds_what_the_table_shows(monkeypatch, capsys, tmp_path) -> None:
         (["data", "--config", "x.yaml"], "--config is for project.train"),
         (["data", "--json"], "--json needs a file"),
         (["data", "--json", "no/such/folder.json"], "No such file or directory"),
+        (["data", "--json", "."], "is not a file"),
         (["bottleneck", "--data.batch_siz", "3"], "did you mean batch_size?"),
+        (["bottleneck", "--config", DDP], "trainer.devices 2 on 1 nodes: one process is measured"),
+        (["bottleneck", "--trainer.num_nodes", "2"], "on 2 nodes: one process is measured"),
+        (["bottleneck", "--trainer.accelerator", "tpu"], "choose of cpu"),
+        (["bottleneck", "--trainer.precision", "16-mixed"], "choose of 32-true, bf16-mixed"),
     ],
 )
 def test_what_is_asked_wrongly_is_refused_in_a_line(arguments, said, capsys) -> None:
@@ -105,6 +113,77 @@ def test_what_is_asked_wrongly_is_refused_in_a_line(arguments, said, capsys) -> 
     assert said in shown.err
     assert len(shown.err.splitlines()) == 1
     assert shown.out == ""
+
+
+def test_json_is_written_after_each_section_and_not_before(monkeypatch, tmp_path, capsys) -> None:
+    def fails() -> list[Figures]:
+        raise RunError("no core was left")
+
+    path = tmp_path / "speed.json"
+    monkeypatch.setattr(processes, "processes", fails)
+    assert benchmark.main(["processes", "--json", str(path)]) == 1
+    assert not path.exists()
+    monkeypatch.setattr(startup, "startup", lambda: [Figures("things", "seconds", {"a": [1.0]})])
+    assert benchmark.main(["startup", "processes", "--json", str(path)]) == 1
+    assert [*json.loads(path.read_text())["sections"]] == ["startup"]
+    assert "no core was left" in capsys.readouterr().err
+
+
+def test_the_devices_of_a_machine_become_one() -> None:
+    arguments = ["--config", str(CONFIGS / "trainer/torchrun.yaml")]
+    cli = training_step.configured([*arguments, "--trainer.strategy", "auto"])
+    assert cli.config_init.trainer.devices == 1
+    assert training_step.device_of(cli) == device()
+
+
+def test_on_a_machine_with_a_gpu_the_cpu_can_be_measured(monkeypatch) -> None:
+    monkeypatch.setattr(training_step, "device", lambda: torch.device("cuda"))
+    cli = training_step.configured(["--trainer.accelerator", "cpu"])
+    images, *_ = next(training_step.endless(cli.datamodule, training_step.device_of(cli)))
+    training_step.hand_written(cli)
+    assert {x.device.type for x in (images, *cli.model.network.parameters())} == {"cpu"}
+    on_gpu = training_step.configured([])
+    assert training_step.device_of(on_gpu).type == on_gpu.config_init.trainer.accelerator == "cuda"
+
+
+def test_data_that_the_benchmark_does_not_know_are_refused() -> None:
+    demos = "lightning.pytorch.demos.boring_classes"
+    arguments = ["--model", f"{demos}.BoringModel", "--data", f"{demos}.BoringDataModule"]
+    with pytest.raises(UsageError, match="not of BoringDataModule with BoringModel"):
+        training_step.configured(arguments)
+
+
+def test_a_step_in_bfloat16_has_weights_in_bfloat16() -> None:
+    cli = training_step.configured(["--trainer.precision", "bf16-true"])
+    place = training_step.device_of(cli)
+    step = training_step.hand_written(cli)
+    step(*next(training_step.endless(cli.datamodule, place))[:2])
+    assert {p.dtype for p in cli.model.network.parameters()} == {torch.bfloat16}
+
+
+def test_a_process_that_fails_or_takes_too_long_ends_the_others(monkeypatch) -> None:
+    script = "import sys, time; sys.exit('no room') if sys.argv[3] == '1' else time.sleep(60)"
+    start = subprocess.Popen
+
+    def started(command: list[str], **options: Any) -> subprocess.Popen[str]:
+        return start([command[0], "-c", script, *command[3:]], **options)
+
+    monkeypatch.setattr(subprocess, "Popen", started)
+    began = time.monotonic()
+    with pytest.raises(RunError, match="process 1 of 2 failed: no room"):
+        processes.together(2, rounds=1, steps=1)
+    monkeypatch.setattr(processes, "TIMEOUT_SECONDS", 0.1)
+    with pytest.raises(RunError, match=r"1 processes were not done in 0\.1 s"):
+        processes.together(1, rounds=1, steps=1)
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize("main", ["lambda _: 2", "lambda _: 1 / 0"])
+@pytest.mark.parametrize("name", list(startup.SCRIPTS)[1:])
+def test_a_start_that_fails_is_no_measurement(main: str, name: str) -> None:
+    broken = f"import project.train\nproject.train.main = {main}\n"
+    with pytest.raises(RunError, match="a start failed"):
+        startup.seconds_of(broken + startup.SCRIPTS[name])
 
 
 def test_rounds_are_taken_in_turn() -> None:
@@ -125,10 +204,25 @@ CASES = {  # loader, bare, doubled, trainer, operations
 }
 
 
+def timed(
+    loader: float, bare: float, doubled: float, trainer: float, operations: float | None, **others
+) -> Measured:
+    return Measured(
+        loader=loader,
+        bare=bare,
+        doubled=doubled,
+        trainer=trainer,
+        operations=operations,
+        matmul=MATMUL,
+        copying=1e10,
+        **others,
+    )
+
+
 @pytest.mark.parametrize("bound", CASES)
 def test_the_largest_part_of_a_step_bounds_it(bound: str) -> None:
     *seconds, operations = CASES[bound]
-    measured = Measured(*seconds, operations, MATMUL, 1e10, "32-true", 64)
+    measured = timed(*seconds, operations, batch_size=64)
     found, sentences = verdict(measured)
     assert found == bound
     assert sentences[0].startswith("bound by ")
@@ -136,16 +230,16 @@ def test_the_largest_part_of_a_step_bounds_it(bound: str) -> None:
 
 
 def test_a_loader_with_workers_counts_where_the_network_waits_for_it() -> None:
-    hidden = Measured(0.060, 0.070, 0.140, 0.075, 6e9, MATMUL, 1e10, num_workers=2)
+    hidden = timed(0.060, 0.070, 0.140, 0.075, 6e9, num_workers=2)
     assert verdict(hidden)[0] != "data"
-    waited_for = Measured(0.200, 0.070, 0.140, 0.210, 6e9, MATMUL, 1e10, num_workers=2)
+    waited_for = timed(0.200, 0.070, 0.140, 0.210, 6e9, num_workers=2)
     assert verdict(waited_for)[0] == "data"
 
 
 def test_time_outside_the_network_is_overhead_and_uncounted_operations_are_said() -> None:
-    busy = Measured(0.001, 0.010, 0.020, 0.040, 6e8, MATMUL, 1e10)
+    busy = timed(0.001, 0.010, 0.020, 0.040, 6e8)
     assert verdict(busy)[0] == "overhead"
-    unknown = Measured(0.001, 0.100, 0.200, 0.102, None, MATMUL, 1e10)
+    unknown = timed(0.001, 0.100, 0.200, 0.102, None)
     assert "could not be counted" in verdict(unknown)[1][0]
 
 
@@ -184,16 +278,16 @@ def test_the_verdict_on_what_is_made_to_be_so(bound: str) -> None:
     # The quickest of many, since tests share their machine.
     times = interleaved(9, {name: partial(seconds, name) for name in sizes})
     bare, doubled = (min(values) for values in times.values())
-    speeds = interleaved(3, bottleneck.rates())
-    fp32, bf16, copying = (1e9 * max(values) for values in speeds.values())
+    rates = interleaved(3, bottleneck.rates(torch.device("cpu")))
+    best = {name: 1e9 * max(values) for name, values in rates.items()}
     measured = Measured(
-        loading,
-        bare,
-        doubled,
-        loading + bare,
-        shape[0] * training_flops(network, inputs),
-        {"32-true": fp32, "bf16-mixed": bf16},
-        copying,
+        loader=loading,
+        bare=bare,
+        doubled=doubled,
+        trainer=loading + bare,
+        operations=shape[0] * training_flops(network, inputs),
+        matmul={"32-true": best[bottleneck.FP32], "bf16-mixed": best[bottleneck.BF16]},
+        copying=best[bottleneck.COPY],
     )
     assert verdict(measured)[0] == bound, measured
 

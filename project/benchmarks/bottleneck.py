@@ -7,23 +7,27 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from project.benchmarks.measuring import Figures, device, interleaved, seconds_each
+from project.benchmarks.measuring import Figures, Samples, interleaved, seconds_each
 from project.benchmarks.training_step import (
     configured,
+    device_of,
     endless,
     hand_written,
     trainer_step,
 )
-from project.messages import UsageError
 from project.training.flops import training_flops
 
 COMPUTING = 0.3  # share of the speed of a matrix product from which on a step is bound by it
 WINDOW_SECONDS = 0.5
+# Rows of what is measured.
+LOADER, TRAINER = "loader alone", "whole run"
+BARE, DOUBLED = "network, one fixed batch", "network, twice the batch"
+FP32, BF16 = "matrix product, float32", "matrix product, bfloat16"
+COPY = "copy, read and written"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Measured:
     """Seconds and rates of one configuration.
 
@@ -36,7 +40,7 @@ class Measured:
         matmul: Attainable FLOP/s of a matrix product, by precision: `32-true`, `bf16-mixed`.
         copying: Bytes per second, read and written, of a large copy.
         precision: Of the run.
-        batch_size: Of the run; 0 where the data do not say.
+        batch_size: Of the run.
         num_workers: Of the run's loader.
         compiled: Whether the network is compiled already.
     """
@@ -139,17 +143,15 @@ def bottleneck(arguments: list[str] | None = None, rounds: int = 3) -> list[Figu
     """Measure the run that arguments of `project.train` describe, and say what bounds it.
 
     Raises:
-        UsageError: If its task is not one of ours, whose batches and loss are known.
+        UsageError: If its data, precision or devices are not those of the hand-written step.
     """
     arguments = arguments or []
     cli = configured(arguments)
-    if not hasattr(cli.model, "network") or not hasattr(cli.datamodule, "splits"):
-        raise UsageError(
-            f"bottleneck knows the batches of ImageData and TextData, not of "
-            f"{type(cli.datamodule).__name__} with {type(cli.model).__name__}"
-        )
-    batches = endless(cli.datamodule)
-    batch = [part.to(device()) for part in next(batches)[:2]]
+    place = device_of(cli)
+    batches = endless(cli.datamodule, place)
+    batch = [part.to(place) for part in next(batches)[:2]]
+    per_row = training_flops(cli.model.network, batch[0])
+    operations = None if per_row is None else per_row * len(batch[0])
     twice = [torch.cat([part, part]) for part in batch]
     step = hand_written(cli)
     once = seconds_each(lambda: step(*batch), 1, 1)
@@ -157,32 +159,30 @@ def bottleneck(arguments: list[str] | None = None, rounds: int = 3) -> list[Figu
     samples = interleaved(
         rounds,
         {
-            "loader alone": partial(seconds_each, lambda: next(batches), steps),
-            "network, one fixed batch": partial(seconds_each, lambda: step(*batch), steps),
-            "network, twice the batch": partial(seconds_each, lambda: step(*twice), steps),
-            "whole run": partial(trainer_step, arguments, steps),
+            LOADER: partial(seconds_each, lambda: next(batches), steps),
+            BARE: partial(seconds_each, lambda: step(*batch), steps),
+            DOUBLED: partial(seconds_each, lambda: step(*twice), steps),
+            TRAINER: partial(trainer_step, arguments, steps),
         },
     )
-    return judged(cli, batch[0], samples, interleaved(rounds, rates()))
+    return judged(cli, operations, samples, interleaved(rounds, rates(place)))
 
 
-def judged(cli: Any, inputs: Tensor, samples: dict[str, list[float]], speeds: Any) -> list[Figures]:
+def judged(cli: Any, operations: float | None, samples: Samples, speeds: Samples) -> list[Figures]:
     """Return the figures with the verdict as the notes of the first."""
-    loader, bare, doubled, trainer = (median(values) for values in samples.values())
-    fp32, bf16, copying = (median(values) for values in speeds.values())
-    per_row = training_flops(cli.model.network, inputs)
+    fp32, bf16 = (1e9 * median(speeds[name]) for name in (FP32, BF16))
     measured = Measured(
-        loader,
-        bare,
-        doubled,
-        trainer,
-        None if per_row is None else per_row * len(inputs),
-        {"32-true": 1e9 * fp32, "bf16-mixed": 1e9 * bf16, "bf16-true": 1e9 * bf16},
-        1e9 * copying,
-        cli.config.trainer.precision,
-        getattr(cli.datamodule, "batch_size", 0),
-        getattr(cli.datamodule, "num_workers", 0),
-        cli.config.speed.compile,
+        loader=median(samples[LOADER]),
+        bare=median(samples[BARE]),
+        doubled=median(samples[DOUBLED]),
+        trainer=median(samples[TRAINER]),
+        operations=operations,
+        matmul={"32-true": fp32, "bf16-mixed": bf16, "bf16-true": bf16},
+        copying=1e9 * median(speeds[COPY]),
+        precision=cli.config.trainer.precision,
+        batch_size=cli.datamodule.batch_size,
+        num_workers=getattr(cli.datamodule, "num_workers", 0),
+        compiled=cli.config.speed.compile,
     )
     bound, sentences = verdict(measured)
     what = f"a training step of {cli.config.experiment} ({measured.precision})"
@@ -190,20 +190,17 @@ def judged(cli: Any, inputs: Tensor, samples: dict[str, list[float]], speeds: An
     return [Figures(what, "seconds", samples, {}, [f"verdict: {bound}", *sentences]), machine]
 
 
-def rates() -> dict[str, Callable[[], float]]:
+def rates(place: torch.device) -> dict[str, Callable[[], float]]:
     """Return what measures GFLOP/s of a square matrix product, and GB/s of a copy."""
-    on_gpu = device().type == "cuda"
-    side, numbers = (8192, 1 << 28) if on_gpu else (1024, 1 << 24)
-    source = torch.ones(numbers, device=device())
+    side, numbers = (8192, 1 << 28) if place.type == "cuda" else (1024, 1 << 24)
+    source = torch.ones(numbers, device=place)
     target = torch.empty_like(source)
     measures: dict[str, Callable[[], float]] = {}
-    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-        square = torch.rand(side, side, device=device()).to(dtype)
+    for name, dtype in ((FP32, torch.float32), (BF16, torch.bfloat16)):
+        square = torch.rand(side, side, device=place).to(dtype)
         product = partial(torch.matmul, square, square)
-        measures[f"matrix product, {name}"] = partial(rate, product, 2 * side**3)
-    measures["copy, read and written"] = partial(
-        rate, lambda: target.copy_(source), 2 * source.nbytes
-    )
+        measures[name] = partial(rate, product, 2 * side**3)
+    measures[COPY] = partial(rate, lambda: target.copy_(source), 2 * source.nbytes)
     return measures
 
 

@@ -77,11 +77,26 @@ def image_paths(rounds: int, seconds: float, count: int) -> list[Figures]:
 
 
 def torchvision_loader(ours: ImageData, first: list[Any]) -> DataLoader[Any]:
-    from torchvision import datasets, transforms
+    from torchvision import transforms
 
-    images = ours.splits["train"].images[:2500]
-    labels = ours.splits["train"].labels[:2500]
+    train = ours.splits["train"]
     normalise = transforms.Normalize(ours.mean.div(255).tolist(), ours.std.div(255).tolist())  # type: ignore[union-attr]
+    change = transforms.Compose([*first, transforms.ToTensor(), normalise])
+    dataset = torchvision_set(train.images[:2500], train.labels[:2500], change)
+    return DataLoader(dataset, batch_size=BATCH_SIZE, shuffle=True)
+
+
+def torchvision_set(images: Tensor, labels: Tensor, transform: Any) -> Any:
+    """Return torchvision's MNIST (grey) or CIFAR10 (RGB) of these images, without its files.
+
+    The real class and its real `__getitem__`.
+
+    Args:
+        images: (N, C, H, W), uint8.
+        labels: (N,).
+    """
+    from torchvision import datasets
+
     dataset: Any
     if images.shape[1] == 1:
         dataset = object.__new__(datasets.MNIST)
@@ -90,9 +105,8 @@ def torchvision_loader(ours: ImageData, first: list[Any]) -> DataLoader[Any]:
         dataset = object.__new__(datasets.CIFAR10)
         dataset.data = images.permute(0, 2, 3, 1).contiguous().numpy()
         dataset.targets = labels.tolist()
-    dataset.transform = transforms.Compose([*first, transforms.ToTensor(), normalise])
-    dataset.target_transform = None
-    return DataLoader(dataset, batch_size=BATCH_SIZE, shuffle=True)
+    dataset.transform, dataset.target_transform = transform, None
+    return dataset
 
 
 def text_paths(rounds: int, seconds: float) -> list[Figures]:

@@ -1,6 +1,5 @@
 """What every section of the benchmark does: measure in turn, and say it as a table or as JSON."""
 
-import os
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -74,11 +73,12 @@ def seconds_each(action: Callable[[], Any], times: int, warm_up: int = 3) -> flo
 
 def machine() -> dict[str, Any]:
     """Return what the figures were measured on."""
+    from project.training.processes import usable_cores
     from project.training.run_directory import cpu_name
 
     return {
         "cpu": cpu_name(),
-        "cores": os.cpu_count(),
+        "cores": usable_cores(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from project.benchmarks.measuring import Figures, Samples, synchronize
 from project.messages import RunError
 from project.models.cnn import CNN
+from project.training.processes import usable_cores
 
 BATCH_SIZE = 64  # of a process (weak scaling), of all together (strong)
 TIMEOUT_SECONDS = 300
@@ -26,7 +27,7 @@ TIMEOUT_SECONDS = 300
 
 def processes(rounds: int = 3, steps: int = 12, most: int = 8) -> list[Figures]:
     """Compare images per second of 1, 2, 4 ... processes, as many as GPUs or cores (at most 8)."""
-    available = torch.cuda.device_count() or os.cpu_count() or 1
+    available = torch.cuda.device_count() or usable_cores()
     counts = [2**i for i in range(min(available, most).bit_length())]
     measured = {count: together(count, rounds, steps) for count in counts}
     samples: Samples = {}
@@ -53,10 +54,10 @@ def together(count: int, rounds: int, steps: int) -> dict[str, list[float]]:
     """Start `count` processes; return {"weak", "strong"}: seconds per step of each round.
 
     Raises:
-        RunError: If one fails.
+        RunError: If one fails, or they take too long.
     """
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", __name__, str(Path(folder, "meet")), str(count)]
+        command = [sys.executable, "-m", __name__, Path(folder, "meet").as_uri(), str(count)]
         root = str(Path(__file__).parents[2])
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
         members = []
@@ -68,7 +69,14 @@ def together(count: int, rounds: int, steps: int) -> dict[str, list[float]]:
             )
             log.close()
         try:
-            codes = [member.wait(TIMEOUT_SECONDS) for member in members]
+            deadline = time.monotonic() + TIMEOUT_SECONDS
+            # Where one has failed, the others would wait for it.
+            while None in (codes := [member.poll() for member in members]) and not any(codes):
+                if time.monotonic() > deadline:
+                    raise RunError(
+                        f"{count} processes were not done in {TIMEOUT_SECONDS} s, and were ended"
+                    )
+                time.sleep(0.05)
         finally:
             for member in members:
                 member.kill()
@@ -90,7 +98,7 @@ def member(meeting: str, count: int, rank: int, rounds: int, steps: int) -> None
     torch.set_num_threads(1)
     torch.manual_seed(0)
     torch.distributed.init_process_group(
-        "nccl" if on_gpu else "gloo", init_method=f"file://{meeting}", rank=rank, world_size=count
+        "nccl" if on_gpu else "gloo", init_method=meeting, rank=rank, world_size=count
     )
     network = DistributedDataParallel(CNN(width=16).to(device))
     optimizer = torch.optim.AdamW(network.parameters(), fused=True)

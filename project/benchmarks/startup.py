@@ -9,6 +9,7 @@ from functools import partial
 
 from project.benchmarks.measuring import Figures, interleaved, ratios
 from project.configuration import PACKAGE
+from project.messages import RunError
 
 IMPORT = "import lightning.pytorch"
 # Each ends at the moment that is meant, without taking the interpreter down, which is slow too.
@@ -16,14 +17,15 @@ SCRIPTS = {
     IMPORT: f"import os; {IMPORT}; os._exit(0)",
     "project.train --print_config": (
         "import os, sys, project.train as train\n"
-        "try: train.main(['--print_config'])\n"
-        "finally: sys.stdout.flush(); os._exit(0)"
+        "try: code = train.main(['--print_config'])\n"
+        "except SystemExit as end: code = end.code\n"
+        "sys.stdout.flush(); os._exit(code or 0)"
     ),
     "project.train, to its first step": (
         "import os, sys, project.train as train\n"
         "from project.tasks.image_classification import ImageClassification as Task\n"
         "Task.training_step = lambda *batch: os._exit(0)\n"
-        "train.main(['--runs_dir', sys.argv[1]])"
+        "sys.exit(train.main(['--runs_dir', sys.argv[1]]) or 1)"  # it came to no step
     ),
 }
 
@@ -36,12 +38,21 @@ def startup(rounds: int = 3) -> list[Figures]:
 
 
 def seconds_of(script: str) -> float:
+    """Return the seconds of a fresh process.
+
+    Raises:
+        RunError: If it fails.
+    """
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        subprocess.run(
+        ended = subprocess.run(
             [sys.executable, "-c", script, folder],
             capture_output=True,
-            check=True,
+            text=True,
             env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
         )
-        return time.perf_counter() - started
+        seconds = time.perf_counter() - started
+    if ended.returncode != 0:
+        last = (ended.stderr.splitlines() or [f"exit code {ended.returncode}"])[-1]
+        raise RunError(f"a start failed: {last}")
+    return seconds

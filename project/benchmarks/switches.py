@@ -93,7 +93,7 @@ def effects(workload: Workload, rounds: int, steps: int, compiled: bool) -> Figu
 def variant(
     workload: Workload,
     steps: int,
-    precision: str | None = None,
+    precision: str = "32-true",
     batch_size: int | None = None,
     fused: bool = False,
     compiled: bool = False,
