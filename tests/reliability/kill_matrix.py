@@ -454,8 +454,10 @@ def compare(whole: Path, resumed: Path) -> list[str]:
     for key in ("metrics", "epochs", "steps", "status", "exit_code"):
         if records[0][key] != records[1][key]:
             found.append(f"run.json: {key}")
-    if scalars(a) != scalars(b):
-        found.append("TensorBoard's scalars")
+    curves, others = scalars(a), scalars(b)
+    for tag in sorted(curves.keys() | others.keys()):
+        if curves.get(tag) != others.get(tag):
+            found.append(f"TensorBoard: {tag} is {others.get(tag)} and was {curves.get(tag)}")
     hidden = [p.name for p in (b / "checkpoints").iterdir() if p.name.startswith(".")]
     return found + [f"left behind: {name}" for name in hidden]
 
