@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 import tempfile
 import traceback
@@ -124,6 +125,9 @@ def build(arguments: list[str]) -> ProjectCLI:
             f"checkpoint_minutes {cli.config.checkpoint_minutes} must be 0 or more; 0 saves before "
             "every step"
         )
+    threads, cores = cli.config.speed.threads, os.cpu_count() or 1
+    if threads is not None and not 1 <= threads <= cores:
+        raise UsageError(f"speed.threads {threads} must be 1 to {cores}, the cores of this machine")
     settings = cli.config.trainer
     for name in ("limit_train_batches", "limit_val_batches", "limit_test_batches", "max_epochs"):
         if settings[name] == 0 and not settings.fast_dev_run:

@@ -54,12 +54,18 @@ def as_launched(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_launch(trainer: Trainer) -> None:
-    """Stop where more or fewer processes were started than the Trainer is set to.
+    """Stop where other processes were started than the Trainer is set to, or nodes will not come.
 
     Raises:
         UsageError: With both numbers, and what to set.
     """
     if (found := launched()) is None:
+        if trainer.num_nodes > 1 and not {"MASTER_ADDR", "NODE_RANK"} <= os.environ.keys():
+            raise UsageError(
+                f"trainer.num_nodes {trainer.num_nodes}: no other node would ever come; start each "
+                "with torchrun or srun, as in configs/trainer/torchrun.yaml, or set MASTER_ADDR, "
+                "MASTER_PORT and NODE_RANK on each"
+            )
         return
     launcher, processes, nodes = found
     if (processes, nodes) != (trainer.num_devices, trainer.num_nodes):

@@ -217,8 +217,8 @@ def is_as_wide(trainer: Trainer, stopped: StoppedRun) -> bool:
     text = f"the run had {had} processes and now has {trainer.world_size}"
     if not stopped.is_forced:
         raise UsageError(
-            f"{text}, so its batches would be others; set --trainer.devices and "
-            f"--trainer.num_nodes to {had} in all, or add --force"
+            f"{text}, so its batches would be others; start it as before, or set --trainer.devices "
+            f"and --trainer.num_nodes to {had} in all, or add --force"
         )
     if process_rank() == 0:
         warn(f"{text}: from here on it is another run")

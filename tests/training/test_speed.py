@@ -93,11 +93,25 @@ def test_a_fused_optimizer_may_clip_in_bfloat16(tmp_path) -> None:
 
 def test_threads_are_set_recorded_and_given_back(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    before, other = torch.get_num_threads(), torch.get_num_threads() + 1
+    before = torch.get_num_threads()
+    other = 1 if before > 1 else 2
     assert command([*SHORT, f"--speed.threads={other}"]) == 0
     assert (torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]) == (before, "1")
     record = json.loads((runs(tmp_path)[0] / "run.json").read_text())
     assert record["hardware"]["torch_threads"] == other
+
+
+@pytest.mark.parametrize("threads", [-1, 0, 10_000])
+def test_threads_that_cannot_be_are_refused(threads, tmp_path, capsys) -> None:
+    assert command([*SHORT, f"--speed.threads={threads}"]) == 2
+    assert f"speed.threads {threads} must be 1 to" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_nodes_that_nothing_starts_are_not_waited_for(tmp_path, capsys) -> None:
+    assert command([*SHORT, "--trainer.num_nodes=2", "--trainer.strategy=ddp"]) == 2
+    assert "num_nodes 2: no other node would ever come" in capsys.readouterr().err
+    assert not list((tmp_path / "runs").glob("*"))
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda path: path.stem)
