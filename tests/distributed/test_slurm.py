@@ -399,8 +399,9 @@ def test_seeds_are_requeued_once_whichever_process_is_signalled(scontrol) -> Non
     first, second = sorted(Path("runs").iterdir())
     assert len(record_of(first)["resumed"]) == 2
     assert "resumed" not in record_of(second)
-    whole = [*LONG, "--runs_dir=whole", "--seed_everything=3"]
-    assert command(whole) == 0
+    whole = start([*LONG, "--runs_dir=whole", "--seed_everything=3"])  # on as many threads
+    output, _ = whole.communicate(timeout=200)
+    assert whole.returncode == 0, output
     assert is_equal(first, only_run("whole"))
 
 
