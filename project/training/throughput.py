@@ -200,7 +200,7 @@ class Throughput(Callback):
         found: dict[str, Any] = {}
         if seconds := totals["seconds"] + totals["warm_up"]:
             found["training_seconds"] = round(seconds, 2)
-            found["warm_up_seconds"] = round(totals["warm_up"], 2)
+            found["warm_up_seconds"] = round(totals["warm_up"], 4)
         if rates := self.rates(totals):
             speed = f"{self.unit}_per_second"
             found[speed] = round(rates.pop(speed), 1)
