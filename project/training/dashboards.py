@@ -92,6 +92,7 @@ def log_results(loggers: Iterable[Logger], config: str, metrics: dict[str, Any],
         for logger in loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.log_hyperparams(parameters, figures, step)
+                logger.experiment.flush()  # the run may end before its writer has come to it
 
 
 def log_outcomes(
