@@ -98,8 +98,8 @@ def closing_table(record: dict[str, Any], run_directory: Path, measure_test: boo
 
 def batch_time(speed: dict[str, float]) -> str:
     """Return where the time of a training batch went, and what share of its peak a device gave."""
-    parts = (("waiting for data", "data_ms"), ("step", "step_ms"), ("the rest", "rest_ms"))
-    shares = ", ".join(f"{what} {speed[key] / speed['batch_ms']:.0%}" for what, key in parts)
+    parts = ("data", "step", "rest")
+    shares = ", ".join(f"{part} {speed[f'{part}_ms'] / speed['batch_ms']:.0%}" for part in parts)
     mfu = f", MFU {speed['mfu']:.1%}" if "mfu" in speed else ""
     return f"{speed['batch_ms']:9.1f} ms: {shares}{mfu}".replace("%", " %")
 
