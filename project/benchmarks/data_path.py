@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from project.benchmarks.measuring import Figures, interleaved, ratios
+from project.benchmarks.measuring import Figures, interleaved, num_threads, ratios
 from project.benchmarks.synthetic import random_images
 from project.data.augment import Augmentation
 from project.data.corpora import PythonDocs
@@ -34,12 +34,8 @@ TEXT_SHAPES = ((12, 64), (64, 256))  # (B, T): nanoGPT's on a CPU and on a GPU
 
 def data(rounds: int = 3, seconds: float = 0.2, count: int = 60_000) -> list[Figures]:
     """Compare images and tokens per CPU second; each figure takes `seconds` of CPU time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with num_threads(1):
         return [*image_paths(rounds, seconds, count), *text_paths(rounds, seconds)]
-    finally:
-        torch.set_num_threads(threads)
 
 
 def image_paths(rounds: int, seconds: float, count: int) -> list[Figures]:

@@ -2,14 +2,16 @@
 
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 Samples = dict[str, list[float]]
+Setting = TypeVar("Setting")
 
 
 @dataclass
@@ -51,6 +53,23 @@ def ratios(samples: Samples, pairs: dict[str, tuple[str, str]]) -> Samples:
 def device() -> torch.device:
     """Return the GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def switched(
+    get: Callable[[], Setting], switch: Callable[[Setting], None], value: Setting
+) -> Iterator[None]:
+    """Give a setting of torch another value while inside."""
+    before = get()
+    switch(value)
+    try:
+        yield
+    finally:
+        switch(before)
+
+
+def num_threads(count: int) -> AbstractContextManager[None]:
+    return switched(torch.get_num_threads, torch.set_num_threads, count)
 
 
 def synchronize() -> None:

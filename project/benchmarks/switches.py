@@ -4,15 +4,23 @@ Each is set alone, on a fixed batch that is on the device.
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from project.benchmarks.measuring import Figures, device, interleaved, ratios, seconds_each
+from project.benchmarks.measuring import (
+    Figures,
+    device,
+    interleaved,
+    num_threads,
+    ratios,
+    seconds_each,
+    switched,
+)
 from project.benchmarks.training_step import plain_step
 from project.models.cnn import CNN, ConvBlock
 from project.models.transformer import GPT
@@ -139,17 +147,6 @@ def image_time(step: Callable[[], None], steps: int) -> float:
     return 1e6 * seconds_each(step, steps, 1) / 64
 
 
-@contextmanager
-def num_threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    yield
-    torch.set_num_threads(before)
-
-
-@contextmanager
-def matmul_precision(name: str) -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(name)
-    yield
-    torch.set_float32_matmul_precision(before)
+def matmul_precision(name: str) -> AbstractContextManager[None]:
+    get, switch = torch.get_float32_matmul_precision, torch.set_float32_matmul_precision
+    return switched(get, switch, name)

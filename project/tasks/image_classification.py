@@ -111,13 +111,7 @@ class ImageClassification(LightningModule):
         if taken < steps:
             scale_gradients(self.network, steps / taken)
 
-    def configure_gradient_clipping(
-        self,
-        optimizer: Any,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        clip_gradients(self, optimizer, gradient_clip_val, gradient_clip_algorithm)
+    configure_gradient_clipping = clip_gradients
 
     def on_train_epoch_end(self) -> None:
         right, count = self.trainer.strategy.reduce(self.train_counts, reduce_op="sum")

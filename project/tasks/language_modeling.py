@@ -136,13 +136,7 @@ class LanguageModeling(LightningModule):
         scale_gradients(self.network, scale)
         self.start_accumulation()
 
-    def configure_gradient_clipping(
-        self,
-        optimizer: Any,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        clip_gradients(self, optimizer, gradient_clip_val, gradient_clip_algorithm)
+    configure_gradient_clipping = clip_gradients
 
     def on_validation_epoch_start(self) -> None:
         self.start_evaluation()

@@ -50,20 +50,23 @@ def parameter_groups(network: nn.Module) -> list[dict[str, Any]]:
 
 
 def clip_gradients(
-    task: LightningModule, optimizer: Optimizer, limit: float | None, algorithm: str | None
+    task: LightningModule,
+    optimizer: Optimizer,
+    gradient_clip_val: float | None = None,
+    gradient_clip_algorithm: str | None = None,
 ) -> None:
-    """Do what `trainer.gradient_clip_val` and `gradient_clip_algorithm` ask.
+    """Do what the Trainer's settings of these names ask: a task's `configure_gradient_clipping`.
 
     By torch: Lightning (2.6.6) refuses to for a fused optimizer in mixed precision, also in
     bfloat16, in which gradients are not scaled (Lightning#21435). In float16 they are, and it is
     right.
     """
     if getattr(task.trainer.precision_plugin, "scaler", None) is not None:
-        task.clip_gradients(optimizer, limit, algorithm)
-    elif limit and algorithm == "value":
-        nn.utils.clip_grad_value_(task.parameters(), limit)
-    elif limit:
-        nn.utils.clip_grad_norm_(task.parameters(), limit)
+        task.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+    elif gradient_clip_val and gradient_clip_algorithm == "value":
+        nn.utils.clip_grad_value_(task.parameters(), gradient_clip_val)
+    elif gradient_clip_val:
+        nn.utils.clip_grad_norm_(task.parameters(), gradient_clip_val)
 
 
 def scale_gradients(network: nn.Module, factor: float | Tensor) -> None:

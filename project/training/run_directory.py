@@ -194,10 +194,6 @@ class RunRecord(Callback):
         self.throughput = throughput
         self.started = time.perf_counter()
         self.wall_seconds_before = 0.0  # of earlier sessions
-        self.has_ended = False
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.has_ended = True
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         network = getattr(pl_module, "network", pl_module)
@@ -217,7 +213,7 @@ class RunRecord(Callback):
         return {"wall_seconds": self.wall_seconds()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if not self.has_ended:  # Lightning also hands over that of the best checkpoint
+        if not self.throughput.has_ended:  # Lightning also hands over that of the best checkpoint
             self.wall_seconds_before = state_dict["wall_seconds"]
 
     def wall_seconds(self) -> float:

@@ -1,6 +1,6 @@
 """Lightning's strategy for sharded networks (FSDP2), with the checkpoints of any other run."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,14 @@ def network_of(task: nn.Module) -> nn.Module:
     return network
 
 
+def saved_buffers(task: nn.Module) -> Iterator[Tensor]:
+    """Yield the buffers that are in a checkpoint; the others are constants."""
+    for part in task.modules():
+        for name, buffer in part.named_buffers(recurse=False):
+            if name not in part._non_persistent_buffers_set:
+                yield buffer
+
+
 class ShardedStrategy(ModelParallelStrategy):
     """Shares out `task.network` over all processes.
 
@@ -84,6 +92,7 @@ class ShardedStrategy(ModelParallelStrategy):
         self.share_out(self.lightning_module)
         self.model = self.precision_plugin.convert_module(self.lightning_module)
         self.model_to_device()
+        self.shared_buffers = list(saved_buffers(self.lightning_module))
         self.barrier()
         if is_training:
             self.setup_optimizers(trainer)
@@ -101,15 +110,9 @@ class ShardedStrategy(ModelParallelStrategy):
         return super().validation_step(*args, **kwargs)
 
     def take_buffers(self) -> None:
-        """Make buffers, such as the statistics of batch norm, those of the first process, as DDP.
-
-        Those that are not saved are constants.
-        """
-        assert self.lightning_module is not None
-        for part in self.lightning_module.modules():
-            for name, buffer in part.named_buffers(recurse=False):
-                if name not in part._non_persistent_buffers_set:
-                    torch.distributed.broadcast(buffer, src=0)
+        """Make buffers, such as those of batch norm, the ones of the first process, as DDP does."""
+        for buffer in self.shared_buffers:
+            torch.distributed.broadcast(buffer, src=0)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         assert self.lightning_module is not None

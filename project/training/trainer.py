@@ -81,6 +81,7 @@ def build_trainer(
 
     Args:
         settings: What Lightning's Trainer takes.
+        speed: What `Speed` takes.
         wandb: What `Wandb` takes.
         ours: Callbacks that come before the user's.
         directory: Of the run.
