@@ -1,4 +1,4 @@
-"""Leaderboards with learning curves as one HTML page that needs no other file and no script."""
+"""Leaderboards with learning curves as one HTML page."""
 
 from collections import Counter
 from datetime import datetime
@@ -24,23 +24,9 @@ from project.comparison.tables import (
     value_of,
     verdict,
 )
+from project.web_page import page, table
 
 STYLE = """\
-:root { color-scheme: light dark; --ink: #1a1a1a; --paper: #fff; --line: #ddd; --soft: #f5f5f5 }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e6e6; --paper: #161616; --line: #3a3a3a; --soft: #222 } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 1320px; margin: 2rem auto; padding: 0 1rem; overflow-wrap: break-word }
-h1 { font-size: 1.5rem } h2 { font-size: 1.2rem; margin-top: 2.5rem }
-.scroll { overflow-x: auto }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap;
-  font-size: .88rem }
-th, td { padding: .35rem .5rem; border-bottom: 1px solid var(--line); text-align: right }
-th { font-weight: 600; background: var(--soft) }
-td.name, th.name { text-align: left; white-space: normal;
-  overflow-wrap: anywhere; min-width: min(9.5rem, 40vw);
-  position: sticky; left: 0; background: var(--paper) }
-th.name { background: var(--soft) }
 .swatch { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .5em }
 .curves { display: flex; flex-wrap: wrap; gap: 1rem }
 figure { margin: .5rem 0; flex: 1 1 320px; max-width: 640px }
@@ -48,9 +34,6 @@ figcaption { font-weight: 600 } svg { width: 100%; height: auto; font: 13px syst
 svg text { fill: currentColor } .end { text-anchor: end } .middle { text-anchor: middle }
 .grid { stroke: var(--line) } polyline { fill: none; stroke-width: 1.6 }
 polyline:hover { stroke-width: 4 }
-code { font-size: .85em; overflow-wrap: anywhere; white-space: pre-wrap }
-summary { cursor: pointer } .muted { opacity: .75 }
-@media print { body { max-width: none } .scroll { overflow: visible } }
 """
 
 
@@ -58,18 +41,14 @@ def page_of(boards: list[Board], left_out: Counter[str]) -> str:
     """Return the page; it can be mailed, printed and read on a phone."""
     num_runs = sum(len(group.runs) for board in boards for group in board.groups)
     made = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
-    return "\n".join(
-        [
-            '<!doctype html><html lang="en"><head><meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>Comparison of {num_runs} runs</title><style>{STYLE}</style></head><body>",
-            f"<h1>Comparison of {num_runs} runs</h1>",
-            f'<p class="muted">{escape(NOTES)} Recipes are ranked by validation; the test split '
-            f"chose nothing. {escape(left_out_in_words(left_out))} Made {made}.</p>",
-            *(section(board) for board in boards),
-            "</body></html>\n",
-        ]
-    )
+    title = f"Comparison of {num_runs} runs"
+    body = [
+        f"<h1>{title}</h1>",
+        f'<p class="muted">{escape(NOTES)} Recipes are ranked by validation; the test split '
+        f"chose nothing. {escape(left_out_in_words(left_out))} Made {made}.</p>",
+        *(section(board) for board in boards),
+    ]
+    return page(title, body, STYLE)
 
 
 def section(board: Board) -> str:
@@ -86,20 +65,6 @@ def section(board: Board) -> str:
             "</section>",
         ]
     )
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """Return a table of cells that are HTML already; the first column is a name."""
-
-    def line(cells: list[str], tag: str) -> str:
-        named = [
-            f'<{tag} class="name">{cell}</{tag}>' if i == 0 else f"<{tag}>{cell}</{tag}>"
-            for i, cell in enumerate(cells)
-        ]
-        return f"<tr>{''.join(named)}</tr>"
-
-    body = "".join(line(row, "td") for row in rows)
-    return f"<table><thead>{line(head, 'th')}</thead><tbody>{body}</tbody></table>"
 
 
 def ranks(board: Board) -> str:

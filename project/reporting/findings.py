@@ -55,7 +55,7 @@ class Measure:
         """Return the ends of the interval, without the unit; nothing where there is none."""
         if self.interval_95 is None:
             return ""
-        low, high = (digits(100 * e if self.unit == "%" else e) for e in self.interval_95)
+        low, high = (percent(e) if self.unit == "%" else digits(e) for e in self.interval_95)
         return f"{low} to {high}"
 
     def shown(self) -> str:
@@ -167,8 +167,13 @@ def missing(key: str, title: str, why: str) -> Measure:
 
 def with_unit(value: float | int, unit: str) -> str:
     if unit == "%":
-        return f"{digits(100 * value)} %"
+        return f"{percent(value)} %"
     return f"{digits(value)} {unit}".rstrip()
+
+
+def percent(share: float) -> str:
+    """Return a share in percent, with two decimals near its ends, where they count."""
+    return f"{100 * share:.{1 if 0.1 <= share < 0.9 else 2}f}"
 
 
 def digits(value: float | int) -> str:
@@ -178,9 +183,11 @@ def digits(value: float | int) -> str:
     if not math.isfinite(value):
         return str(value)
     size = abs(value)
+    if size == 0:
+        return "0"
     if size >= 1000:
         return f"{value:,.0f}"
-    if size >= 10 or size == 0:
+    if size >= 10:
         return f"{value:.1f}"
     if size >= 1:
         return f"{value:.2f}"

@@ -1,0 +1,130 @@
+"""A report as one HTML page: what the model is good for and where it fails, then the figures."""
+
+import re
+from base64 import b64encode
+from html import escape
+
+from project.reporting.findings import (
+    MARKS,
+    Block,
+    Figures,
+    Measure,
+    Passage,
+    Picture,
+    Section,
+    Table,
+)
+from project.web_page import page, table
+
+STYLE = """\
+body { max-width: 1080px } h3 { font-size: 1rem; margin: 1.5rem 0 .5rem }
+p { max-width: 46rem } .look { display: grid; gap: .6rem 1.2rem; margin: 1rem 0;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 29rem), 1fr)) }
+.look > div { border-left: 4px solid var(--mark); padding: .1rem 0 .1rem .8rem }
+.look h2 { margin: 0 0 .2rem; font-size: 1rem } .look ul { margin: 0; padding: 0; list-style: none }
+.look li { margin: 0 0 .35rem } .look a { font-weight: 600 } a { color: inherit }
+.holds { --mark: #1a7f4b } .caution { --mark: #c77700 } .fails { --mark: #c8321f }
+.told, .not-run { --mark: #7a7a7a }
+.mark { display: inline-block; border: 1.5px solid var(--mark); border-radius: 1em;
+  padding: 0 .6em; font-size: .8rem; font-weight: 600; vertical-align: .15em; margin-left: .4em }
+.verdict { font-size: 1.05rem }
+figure { margin: 1rem 0 1.5rem } figcaption { max-width: 46rem; font-size: .88rem }
+img { max-width: 100%; height: auto; background: #fff; border-radius: 4px }
+pre { background: var(--soft); padding: .6rem .8rem; white-space: pre-wrap; font-size: .8rem;
+  overflow-wrap: anywhere; max-height: 24rem; overflow-y: auto; border-radius: 4px }
+td.name small { display: block; opacity: .75; font-weight: 400 }
+nav { font-size: .88rem } nav a { margin-right: .9em; white-space: nowrap }
+@media print { pre { max-height: none } section.part { break-before: auto }
+  figure, tr, .look > div { break-inside: avoid } nav { display: none } }
+"""
+
+
+def page_of(title: str, about: list[str], sections: list[Section]) -> str:
+    """Return the page.
+
+    Args:
+        about: What the model is and where the report is from, in lines of plain text.
+        sections: In the order of the report.
+    """
+    links = "".join(f'<a href="#{s.name}">{escape(s.title)}</a>' for s in sections)
+    body = [
+        f"<h1>{escape(title)}</h1>",
+        *(f'<p class="muted">{escape(line)}</p>' for line in about),
+        first_screen(sections),
+        f"<nav>{links}</nav>",
+        *(part(section) for section in sections),
+    ]
+    return page(f"{title}: report", body, STYLE)
+
+
+def first_screen(sections: list[Section]) -> str:
+    """Return the verdicts, those of one mark together."""
+    groups = []
+    for mark, title in MARKS.items():
+        items = "".join(
+            f'<li><a href="#{s.name}">{escape(s.title)}</a> {escape(s.verdict)}</li>'
+            for s in sections
+            if s.mark == mark
+        )
+        if items:
+            groups.append(f'<div class="{css(mark)}"><h2>{title}</h2><ul>{items}</ul></div>')
+    return f'<div class="look">{"".join(groups)}</div>'
+
+
+def css(mark: str) -> str:
+    return mark.replace(" ", "-")
+
+
+def part(section: Section) -> str:
+    """Return one section."""
+    mark = section.mark
+    return "\n".join(
+        [
+            f'<section class="part {css(mark)}" id="{section.name}"><h2>{escape(section.title)}'
+            f'<span class="mark">{MARKS[mark]}</span></h2>',
+            f'<p class="verdict">{escape(section.verdict)}</p>',
+            *(shown(block) for block in section.blocks),
+            f'<p class="muted">{section.seconds:.1f} s</p></section>',
+        ]
+    )
+
+
+def shown(block: Block) -> str:
+    """Return a block as HTML."""
+    title = getattr(block, "title", "")
+    head = f"<h3>{escape(title)}</h3>" if title else ""
+    if isinstance(block, Figures):
+        return f'{head}<div class="scroll">{figures(block.measures)}</div>'
+    if isinstance(block, Table):
+        rows = [[escape(cell) for cell in row] for row in block.rows]
+        return f'{head}<div class="scroll">{table([escape(h) for h in block.head], rows)}</div>'
+    if isinstance(block, Picture):
+        source = f"data:image/png;base64,{b64encode(block.png).decode()}"
+        return (
+            f'<figure><img src="{source}" alt="{escape(block.alt)}">'
+            f"<figcaption>{escape(block.caption)}</figcaption></figure>"
+        )
+    if isinstance(block, Passage):
+        return f"{head}<pre>{escape(visible(block.text))}</pre>"
+    return f"<p>{escape(block.text)}</p>"
+
+
+def visible(text: str) -> str:
+    """Return text with control characters, which a page would swallow, as their pictures."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f]", lambda found: chr(0x2400 + ord(found[0])), text)
+
+
+def figures(measures: list[Measure]) -> str:
+    """Return a table of measures; a column that nobody fills is left out."""
+    columns = {
+        "value": [m.number() for m in measures],
+        "95 % interval": [m.interval() for m in measures],
+        "n": ["" if m.n is None else f"{m.n:,}" for m in measures],
+        "seed": ["" if m.seed is None else str(m.seed) for m in measures],
+    }
+    columns = {head: cells for head, cells in columns.items() if any(cells)}
+    names = [
+        escape(m.title) + (f"<small>{escape(m.how)}</small>" if m.how else "") for m in measures
+    ]
+    rows = [list(row) for row in zip(names, *columns.values(), strict=True)]
+    return table(["", *columns], rows)

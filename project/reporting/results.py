@@ -1,0 +1,85 @@
+"""`results.json`: every number of a report, and enough to make its pages again."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from project.reporting.findings import (
+    Block,
+    Figures,
+    Measure,
+    Passage,
+    Picture,
+    Section,
+    Table,
+    Words,
+)
+from project.training.run_directory import finite
+from project.training.whole_files import replace_bytes, replace_text
+
+KINDS: tuple[type[Block], ...] = (Figures, Table, Picture, Words, Passage)
+
+
+def keep(folder: Path, about: dict[str, Any], sections: list[Section]) -> None:
+    """Write `results.json` and the pictures into the folder of a report.
+
+    Pictures of earlier sections that are not there any more are deleted.
+    """
+    pictures = {f"{b.name}.png": b for s in sections for b in s.blocks if isinstance(b, Picture)}
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    for name, picture in pictures.items():
+        replace_bytes(folder / "figures" / name, picture.png)
+    content = about | {"sections": {section.name: as_json(section) for section in sections}}
+    text = json.dumps(finite(content), indent=2, allow_nan=False, ensure_ascii=False)
+    replace_text(folder / "results.json", text + "\n")
+    for path in (folder / "figures").glob("*.png"):
+        if path.name not in pictures:
+            path.unlink()
+
+
+def as_json(section: Section) -> dict[str, Any]:
+    blocks = []
+    for block in section.blocks:
+        fields = asdict(block)
+        if isinstance(block, Picture):
+            del fields["png"]
+            fields["file"] = f"figures/{block.name}.png"
+        blocks.append({"kind": type(block).__name__, **fields})
+    return asdict(section) | {"blocks": blocks}
+
+
+def kept(folder: Path, about: dict[str, Any]) -> dict[str, Section]:
+    """Return the sections of an earlier report on the same checkpoint and data, by name.
+
+    None where there is no such report, or it cannot be read.
+    """
+    try:
+        content = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        if content["subject"] != about["subject"]:
+            return {}
+        return {
+            name: from_json(fields, folder)
+            for name, fields in content["sections"].items()
+            if fields["mark"] != "not run"
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def from_json(fields: dict[str, Any], folder: Path) -> Section:
+    return Section(**fields | {"blocks": [block_of(dict(b), folder) for b in fields["blocks"]]})
+
+
+def block_of(fields: dict[str, Any], folder: Path) -> Block:
+    kind = {kind.__name__: kind for kind in KINDS}[fields.pop("kind")]
+    if kind is Picture:
+        fields["png"] = (folder / fields.pop("file")).read_bytes()
+    if kind is Figures:
+        measures = []
+        for measure in fields["measures"]:
+            ends = measure["interval_95"]
+            measures.append(Measure(**measure | {"interval_95": tuple(ends) if ends else None}))
+        fields["measures"] = measures
+    block: Block = kind(**fields)
+    return block
