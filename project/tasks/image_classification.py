@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from project.data.loader import IGNORED, gather
+from project.tasks.attacks import ProjectedGradientDescent, is_right
 from project.tasks.sizes import check_sizes
 from project.training.hyper_parameters import save_plain_hyperparameters
 from project.training.optimization import (
@@ -21,7 +22,7 @@ from project.training.optimization import (
     optimizer_and_schedule,
     scale_gradients,
 )
-from project.training.results import image_results
+from project.training.results import image_results, share_right
 
 
 class ImageClassification(LightningModule):
@@ -33,16 +34,21 @@ class ImageClassification(LightningModule):
     Logs:
         train/loss: Of the batch, with label smoothing, in nats; every `log_every_n_steps`.
         train/learning_rate: Of the first parameter group, beside it.
-        train/accuracy: Share of the epoch's images (augmented, with dropout) predicted right.
+        train/accuracy: Share of the epoch's images (augmented, attacked, with dropout) predicted
+            right.
         {val,test}/loss: Negative log-likelihood without label smoothing, nats per image.
         {val,test}/accuracy: Share of images predicted right, from exact counts over all batches
             and processes.
+        {val,test}/robust_accuracy: Share still right after the attack, float32 whatever the
+            precision; where there is an attack. The draws are the same in every evaluation.
 
     Args:
         network: Maps images (B, C, H, W) to logits (B, K).
         optimizer: Any torch optimizer, or `MuonAdamW`; by default AdamW with torch's numbers.
         scheduler: Any torch scheduler, counted in optimizer steps, or `WarmupDecay`.
         label_smoothing: Share of the target spread over all classes in training, in [0, 1].
+        attack: Adversarial training: images are attacked before each step, in evaluation mode,
+            and the step is on the attacked ones alone. Null for plain training.
 
     Attributes:
         confusion: Counts int64 (K, K) of the last evaluation, row true class, column predicted.
@@ -58,6 +64,7 @@ class ImageClassification(LightningModule):
         optimizer: OptimizerFactory | None = None,
         scheduler: SchedulerFactory | None = None,
         label_smoothing: float = 0.0,
+        attack: ProjectedGradientDescent | None = None,
     ) -> None:
         super().__init__()
         save_plain_hyperparameters(self)
@@ -65,12 +72,15 @@ class ImageClassification(LightningModule):
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.label_smoothing = label_smoothing
+        self.attack = attack
         self.measured: dict[str, Any] = {}
         self.outcomes: dict[str, Tensor] = {}
 
     def setup(self, stage: str) -> None:
         if (data := getattr(self.trainer, "datamodule", None)) is not None:
             self.check_data(data)
+        if self.attack is not None and stage != "predict":
+            self.pixel_limits = pixel_limits(data)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(images)
@@ -89,6 +99,8 @@ class ImageClassification(LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
+        if self.attack is not None:
+            images = self.attacked(images, labels)
         logits = self(images)  # (B, K)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         self.train_counts[0] += (logits.argmax(dim=1) == labels).sum()
@@ -99,6 +111,14 @@ class ImageClassification(LightningModule):
             self.log("train/loss", loss, prog_bar=True)
             self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
+
+    def attacked(
+        self, images: Tensor, labels: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Return normalised images (B, C, H, W), each changed so as to be mistaken."""
+        assert self.attack is not None
+        low, high = (limit.to(images.device) for limit in self.pixel_limits)
+        return self.attack(self.network, images, labels, low, high, generator)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Make the gradient that of the mean over the batches since the last step.
@@ -121,7 +141,7 @@ class ImageClassification(LightningModule):
         self.start_evaluation()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self.evaluate(batch)
+        self.evaluate(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
         self.finish_evaluation("val")
@@ -130,7 +150,7 @@ class ImageClassification(LightningModule):
         self.start_evaluation()
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self.evaluate(batch)
+        self.evaluate(batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:
         self.finish_evaluation("test")
@@ -162,18 +182,29 @@ class ImageClassification(LightningModule):
         self.evaluated: list[tuple[Tensor, ...]] = []  # labels, logits' verdicts and losses, (B,)
         self.num_logits = 0
 
-    def evaluate(self, batch: tuple[Tensor, Tensor]) -> None:
+    def evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Keep what becomes of each image; those with label -100 are dropped later."""
         images, labels = batch
         logits = self(images).float()  # (B, K)
         confidence, predicted = logits.softmax(dim=1).max(dim=1)  # (B,)
         losses = F.cross_entropy(logits, labels, reduction="none", ignore_index=IGNORED)
-        self.evaluated.append((labels, predicted, confidence, losses))
+        stands = self.stands(images, labels, batch_idx)
+        self.evaluated.append((labels, predicted, confidence, losses, stands))
         self.num_logits = logits.shape[1]
+
+    def stands(self, images: Tensor, labels: Tensor, batch_idx: int) -> Tensor:
+        """Return whether each image is still right after the attack, bool (B,); no without one."""
+        if self.attack is None:
+            return torch.zeros_like(labels, dtype=torch.bool)
+        # Lightning evaluates in inference mode, whose tensors take no gradient: hence the clones.
+        with torch.inference_mode(False), torch.autocast(images.device.type, enabled=False):
+            images, labels = images.clone().float(), labels.clone()
+            draws = torch.Generator().manual_seed(batch_idx)
+            return is_right(self.network, self.attacked(images, labels, draws), labels)
 
     def finish_evaluation(self, split: str) -> None:
         """Put together what the processes have and log it under `split`."""
-        labels, predicted, confidence, losses = (
+        labels, predicted, confidence, losses, stands = (
             gather(self, list(parts)) for parts in zip(*self.evaluated, strict=True)
         )
         counted = labels != IGNORED
@@ -187,5 +218,27 @@ class ImageClassification(LightningModule):
         confusion = torch.bincount(cells, minlength=self.num_logits**2)
         self.confusion = confusion.view(self.num_logits, self.num_logits)
         self.measured = image_results(self.confusion, self.outcomes["losses"])
-        metrics = {f"{split}/{name}": self.measured[name]["value"] for name in ("accuracy", "loss")}
+        names = ["accuracy", "loss"]
+        if self.attack is not None:
+            self.measured["robust_accuracy"] = share_right(
+                int(stands[counted].sum()), int(counted.sum())
+            )
+            names.append("robust_accuracy")
+        metrics = {f"{split}/{name}": self.measured[name]["value"] for name in names}
         self.log_dict(metrics, prog_bar=True)
+
+
+def pixel_limits(data: Any) -> Tensor:
+    """Return what black and white are after normalisation, float32 (2, C, 1, 1).
+
+    Raises:
+        ValueError: If the data do not say how they normalise.
+    """
+    if not hasattr(data, "scale_and_offset"):
+        raise ValueError(
+            "the size of an attack is in pixels of [0, 1], and the data do not say how they were "
+            "normalised: give the data module `scale_and_offset`, float (2, C, 1, 1) for pixels in "
+            "[0, 255], as ImageData has, or leave out --model.attack"
+        )
+    scale, offset = data.scale_and_offset
+    return torch.stack([offset, 255 * scale + offset])

@@ -28,14 +28,19 @@ def image_results(confusion: Tensor, losses: Tensor) -> dict[str, Any]:
             "interval_95": mean_interval(losses.tolist(), [1] * count),
             "count": count,
         },
-        "accuracy": {
-            "value": right / count,
-            "interval_95": wilson_interval(right, count),
-            "right": right,
-            "count": count,
-        },
+        "accuracy": share_right(right, count),
         "class_accuracy": per_class,
         "confusion": confusion.tolist(),
+    }
+
+
+def share_right(right: int, count: int) -> dict[str, Any]:
+    """Return the share of images that are right, with its 95 % interval and counts."""
+    return {
+        "value": right / count,
+        "interval_95": wilson_interval(right, count),
+        "right": right,
+        "count": count,
     }
 
 
@@ -65,7 +70,11 @@ def text_results(losses: Tensor, tokens: Tensor, num_bytes: int) -> dict[str, An
 
 
 UNITS = {"loss": "nats", "loss_random_windows": "nats", "bits_per_byte": "bits"}
-NAMES = {"loss_random_windows": "loss (nanoGPT)", "bits_per_byte": "bits/byte"}  # in the table
+NAMES = {  # in the table
+    "loss_random_windows": "loss (nanoGPT)",
+    "bits_per_byte": "bits/byte",
+    "robust_accuracy": "attacked",
+}
 
 
 def closing_table(record: dict[str, Any], run_directory: Path, measure_test: bool = True) -> str:
@@ -129,7 +138,7 @@ def parameters_of(record: dict[str, Any]) -> str:
 def figure(name: str, value: dict[str, Any] | float) -> str:
     """Return a number with its unit and, where there is one, its interval."""
     number = value["value"] if isinstance(value, dict) else value
-    is_share = name == "accuracy"
+    is_share = name.endswith("accuracy")
     text = f"{100 * number:7.2f} %" if is_share else f"{number:9.4f} {UNITS.get(name, '')}".rstrip()
     if isinstance(value, dict) and value["interval_95"]:
         scale, digits, unit = (100, 2, " %") if is_share else (1, 4, "")

@@ -245,6 +245,24 @@ def test_steps_are_seeded_by_their_coordinates(folder) -> None:
     assert not compare(first, second)
 
 
+def test_training_on_attacked_images_goes_on_exactly(folder, monkeypatch) -> None:
+    """Each step and each validation begins its attacks at random."""
+    attacked = Row(
+        "CNN attacked", "CNN", flags=("--model.attack=ProjectedGradientDescent",
+        "--model.attack.steps=2", "--model.attack.step_size=0.1"),
+    )  # fmt: skip
+    arguments = ["--config", "config.yaml", "--model.network.width=4", *attacked.flags]
+    whole = folder("whole", attacked)
+    assert command(arguments) == 0
+    stopped = folder("stopped", attacked)
+    with monkeypatch.context() as patch:
+        stop_at(ImageClassification, 12, patch)
+        assert command(arguments) == 143
+    assert command(["--resume", str(run_in(stopped))]) == 0
+    assert not [found for found in compare(whole, stopped) if not found.startswith("batches")]
+    assert len(scalars(run_in(stopped))["val/robust_accuracy"]) == 3
+
+
 def test_wandb_has_one_run_and_its_exit_codes(folder, monkeypatch) -> None:
     """Read back from what W&B writes offline."""
     here = folder("here", ROW["MLP"])
