@@ -231,35 +231,21 @@ def chosen(subject: Subject, images: Images, split: str, name: str) -> tuple[Ten
 
 def doubtful_labels(subject: Subject, images: Images) -> Part:
     """Rank the labels of each split by how little they are believed out of sample."""
-    blocks: list[Block] = []
-    measures: list[Measure] = []
+    measures, blocks = training_labels(subject, images)
     for split in [split for split in images.splits if split != "train"]:
-        probabilities = images.logits(split).softmax(1)
-        quality = label_quality(images.labels(split), probabilities)
+        quality = label_quality(images.labels(split), images.logits(split).softmax(1))
         measures += measures_of(split, quality)
         pixels, numbers = images.data.splits[split].images.cpu(), torch.arange(images.count(split))
         how, counted = "by the model's own probabilities", COUNTED.get(split, f"the {split} images")
         blocks.append(lowest(images.class_names, split, quality, pixels, numbers, how, counted))
-    training = training_labels(subject, images)
-    says = flagged_sentence(images, measures)
-    flagged = next(m for m in measures if m.key == f"flagged_{images.measured_split}")
-    assert flagged.value is not None
-    mark: Mark = "caution" if flagged.value >= FLAGGED else "holds"
-    figures = Figures([*measures, *training[0]], "Labels in doubt")
-    return Part([figures, *blocks, *training[1]], says, mark)
-
-
-def flagged_sentence(images: Images, measures: list[Measure]) -> str:
-    measured = images.measured_split
-    flagged = next(m for m in measures if m.key == f"flagged_{measured}")
-    assert flagged.value is not None
-    count = round(flagged.value * images.count(measured))
-    if not count:
-        return f"Confident learning calls no {measured} label wrong."
-    return (
-        f"Confident learning calls {count:,} {measured} "
-        f"{'labels' if count > 1 else 'label'} wrong ({flagged.number()}); look at them."
-    )
+        if split == images.measured_split:
+            flagged, disputed = quality.flagged or 0, int((quality.given != quality.guessed).sum())
+            mark: Mark = "caution" if flagged >= FLAGGED * len(numbers) else "holds"
+            says = (
+                f"The model disputes {disputed:,} {split} labels, of which confident learning "
+                f"calls {flagged or 'none'} wrong: look at the least believed."
+            )
+    return Part([Figures(measures, "Labels in doubt"), *blocks], says, mark)
 
 
 def measures_of(name: str, quality: LabelQuality, seed: int | None = None) -> list[Measure]:
@@ -293,8 +279,8 @@ def lowest(
     """
     places = quality.order[:SHOWN]
     texts = [
-        f"{numbers[i]}: {names[quality.given[i]]}\n{names[quality.guessed[i]]}? "
-        f"{100 * quality.believed[i]:.2g} %"
+        f"no. {numbers[i]}\n{names[quality.given[i]]}: {100 * quality.believed[i]:.2g} %\n"
+        f"guess {names[quality.guessed[i]]}"
         for i in places
     ]
     differ = int((quality.given[places] != quality.guessed[places]).sum())
@@ -302,7 +288,7 @@ def lowest(
         f"data_labels_{split}",
         pictures.labels_picture(images[torch.from_numpy(places)], texts),
         f"The {len(places)} labels of {split} that are believed least, {how}. Above each its "
-        "number and given label, then the guess and the probability of the given label. A guess "
+        "number, the given label with its probability, and the guess. A guess "
         "that looks right marks a wrong label; one that looks wrong, a hard image. The numbers "
         f"count {counted} from 0.",
         f"{len(places)} images of {split} whose labels are believed least; the guess differs from "

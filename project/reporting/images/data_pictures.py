@@ -30,9 +30,11 @@ def class_picture(counts: dict[str, list[int]], class_names: list[str]) -> bytes
     figure.set_layout_engine("constrained")
     axes = figure.add_subplot()
     places = range(len(class_names))
-    for (split, numbers), colour, marker in zip(counts.items(), COLOURS, "os^", strict=False):
+    marks = zip(counts.items(), COLOURS, "os^", (-0.2, 0, 0.2), strict=False)
+    for (split, numbers), colour, marker, lower in marks:
         shares = [100 * number / max(sum(numbers), 1) for number in numbers]
-        axes.plot(shares, places, marker, color=colour, label=split, markersize=5, alpha=0.8)
+        rows = [place + lower for place in places]
+        axes.plot(shares, rows, marker, color=colour, label=split, markersize=4)
     axes.set_yticks(places, class_names, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlim(left=0)
@@ -76,7 +78,7 @@ def labels_picture(images: Tensor, texts: list[str]) -> bytes:
 
     columns = min(COLUMNS, len(images))
     rows = -(-len(images) // columns)
-    figure = Figure(figsize=(1.15 * columns, 1.55 * rows), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(1.15 * columns, 1.65 * rows), dpi=DPI, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
