@@ -236,12 +236,13 @@ def metadata(subject: Subject, facts: Facts) -> str:
 
     number = sum(sizes_of(subject).values()) if subject.kind == "images" else 0
     size = next((name for limit, name in SIZES if number < limit), "n>10M") if number else None
-    is_other = facts.licence in NOT_OF_THE_HUB
-    named = {"license_name": facts.licence, "license_link": LICENCES.get(facts.licence)}
+    named: dict[str, Any] = {"license": facts.licence}
+    if facts.licence in NOT_OF_THE_HUB:
+        link = LICENCES[facts.licence]
+        named = {"license": "other", "license_name": facts.licence, "license_link": link}
     data = DatasetCardData(
         pretty_name=facts.title,
-        license="other" if is_other else facts.licence,
-        **(named if is_other else {}),
+        **named,
         language=[facts.language] if facts.language else None,
         task_categories=[TASKS[subject.kind]] if subject.kind in TASKS else None,
         size_categories=[size] if size else None,
@@ -320,8 +321,8 @@ def processing(known: dict[str, Any]) -> str:
     """Say what is done to the data before a model sees them."""
     if known.get("mean"):
         return (
-            f"Pixels are shifted and scaled by mean {rounded(known['mean'])} and standard deviation "
-            f"{rounded(known['std'])} of the training split, of [0, 255]."
+            f"Pixels in [0, 255] are shifted and scaled by the mean {rounded(known['mean'])} and "
+            f"the standard deviation {rounded(known['std'])} of the training split."
         )
     if made := known.get("made_from"):
         options = ", ".join(f"{key} {value}" for key, value in made["cleaning"].items())
