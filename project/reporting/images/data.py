@@ -40,13 +40,14 @@ COUNTED = {  # by the numbers of images
 }
 
 RULE = Words(
-    f"The mark: fails where {COPIED_FAILS:.0%} or more of the test images are copies of images "
-    "that were trained or chosen on, since the test then measures memory; with care where any "
-    "image is in two splits, equal images have different labels, the largest class has "
+    f"The mark: fails where {100 * COPIED_FAILS:.0f} % or more of the test images are copies of "
+    "images that were trained or chosen on, since the test then measures memory; with care where "
+    "any image is in two splits, equal images have different labels, the largest class has "
     f"{IMBALANCE:.0f} times the images of the smallest, or confident learning calls "
-    f"{FLAGGED:.0%} or more of the labels of the measured split wrong; else it holds. Near copies "
-    "are shown and not judged: how near two images may be depends on what they show. A weak model "
-    "calls more labels wrong than a strong one."
+    f"{100 * FLAGGED:.0f} % or more of the labels of the measured split wrong; else it holds. "
+    "Near copies are shown and not judged: how near two images may be depends on what they show. "
+    "Confident learning is careful: it calls few labels wrong, and of a weak model more than of a "
+    "strong one."
 )
 
 

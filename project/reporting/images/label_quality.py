@@ -5,6 +5,7 @@ Probabilities on images that a model was trained on say nothing: it has learnt t
 Shape letters: N images, K classes.
 """
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,9 @@ def label_quality(labels: Tensor, probabilities: Tensor, tie: Tensor | None = No
 
         believed = get_label_quality_scores(given, shares, method="self_confidence")
         if len(np.unique(given)) > 1:  # of a single class nothing can be told apart
-            flagged = int(find_label_issues(given, shares, n_jobs=1).sum())
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="May not flag all")  # a class is small
+                flagged = int(find_label_issues(given, shares, n_jobs=1).sum())
     second = np.zeros(len(given)) if tie is None else tie.numpy()
     order = np.lexsort((second, believed))
     return LabelQuality(given, shares.argmax(axis=1), believed, order, flagged)

@@ -49,12 +49,12 @@ ROWS = 12  # of a table
 LINE = 60  # characters of a repeated line that are shown
 
 RULE = Words(
-    f"The mark: fails where {COPIED_FAILS:.0%} or more of the {WINDOW}-character windows of the "
-    "measured split occur in the training text letter for letter, or a document is in both, since "
-    f"the test then measures memory; with care from {COPIED_CARE:.0%} on, and where "
-    f"{UNSEEN_CARE:.1%} of its tokens were never trained on, any pattern of personal data is "
-    "found, or there are bidirectional controls, lost characters, private use or bytes that are "
-    "not UTF-8; else it holds."
+    f"The mark: fails where {100 * COPIED_FAILS:.0f} % or more of the {WINDOW}-character windows "
+    "of the measured split occur in the training text letter for letter, or a document is in "
+    f"both, since the test then measures memory; with care from {100 * COPIED_CARE:.0f} % on, and "
+    f"where {100 * UNSEEN_CARE:.1f} % of its tokens were never trained on, any pattern of personal "
+    "data is found, or there are bidirectional controls, lost characters, private use or bytes "
+    "that are not UTF-8; else it holds."
 )
 
 
