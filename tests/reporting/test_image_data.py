@@ -122,7 +122,8 @@ def test_equal_images_are_found_in_and_across_splits_and_no_others() -> None:
     assert same_images({"train": train, "test": test}) == []
     train[9] = train[4]
     test[3] = train[4]
-    test[7, 0, 0, 0] = train[5, 0, 0, 0]  # one equal pixel makes no copy
+    test[7, 0, 1:] = train[5, 0, 1:]  # the first row alone differs
+    test[8, 0, :3] = train[6, 0, :3]  # and the last
     groups = same_images({"train": train, "test": test})
     assert groups == [[("train", 4), ("train", 9), ("test", 3)]]
 
@@ -148,7 +149,7 @@ def test_no_labels_one_class_and_ties() -> None:
     assert (len(empty.order), empty.flagged) == (0, 0)
     probabilities = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.9, 0.1]])
     single = label_quality(
-        torch.zeros(3, dtype=torch.int64), probabilities, torch.tensor([2, 0, 1])
+        torch.zeros(3, dtype=torch.int64), probabilities, torch.tensor([1, 2, 0])
     )
     assert single.flagged == 0
     assert single.order.tolist() == [1, 2, 0]
@@ -228,11 +229,13 @@ def test_copies_in_the_test_fail_and_one_elsewhere_asks_for_care() -> None:
     across = value(within, "groups_across")
     assert sum(copies) + across == 1
     assert within.mark == ("caution" if across else "holds")
+    dataset.test.images[12] = dataset.test.images[9]  # a copy of a test image, and no leak
+    assert value(section(subject_of(dataset)), "test_copied") == 0
     dataset.test.images[[3, 30]] = dataset.train.images[0]
     found = section(subject_of(dataset))
     assert found.mark == "fails"
     assert value(found, "test_copied") == 2 / 90
-    assert value(found, "copies_in_test") == 1
+    assert value(found, "copies_in_test") == 2
     assert value(found, "conflicts") == 0
     assert value(found, "nearest_least") == 0
 
