@@ -131,6 +131,8 @@ def test_no_window_and_no_text_are_no_copies() -> None:
     assert copied_windows("", none, ["abc"], 2).tolist() == []
     assert copied_windows("abcd", np.array([0]), [], 3).tolist() == [False]
     assert copied_windows("abcd", np.array([0]), ["ab", "", "c"], 3).tolist() == [True]
+    in_bits = ["ab", "", "c", "d", "e"]
+    assert copied_windows("abcde", np.array([0]), in_bits, 5).tolist() == [True]
     assert len(window_hashes(np.zeros(3, np.uint32), 4)) == 0
 
 
