@@ -471,7 +471,7 @@ def grid_figure(rows: list[tuple[str, Tensor, list[str]]]) -> "Figure":
         line[0].set_ylabel(title, fontsize=8)
         for axes, image, name in zip(line, images, names, strict=False):
             shown = image if image.shape[0] == 3 else image[:1]
-            axes.imshow(shown.permute(1, 2, 0).squeeze(2), cmap="gray", vmin=0, vmax=1)
+            axes.imshow(shown.permute(1, 2, 0).squeeze(2).numpy(), cmap="gray", vmin=0, vmax=1)
             axes.set_title(name, fontsize=8, pad=2)
     return figure
 
