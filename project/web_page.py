@@ -19,6 +19,7 @@ td.name, th.name { text-align: left; white-space: normal;
   overflow-wrap: anywhere; min-width: min(9.5rem, 40vw);
   position: sticky; left: 0; background: var(--paper) }
 th.name { background: var(--soft) }
+td.words, th.words { text-align: left; white-space: normal }
 code { font-size: .85em; overflow-wrap: anywhere; white-space: pre-wrap }
 summary { cursor: pointer } .muted { opacity: .75 }
 @media print { body { max-width: none } .scroll { overflow: visible } }
@@ -39,14 +40,21 @@ def page(title: str, body: Sequence[str], style: str = "") -> str:
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
-    """Return a table of cells that are HTML already; the first column is a name."""
+    """Return a table of cells that are HTML already.
+
+    The first column is a name. Columns of numbers are aligned on the right, those of words left.
+    """
+    styles = ["name"]
+    for i in range(1, len(head)):
+        words = [row[i][0].isalpha() for row in rows if row[i]]
+        styles.append("words" if 2 * sum(words) > len(words) else "")
 
     def line(cells: list[str], tag: str) -> str:
-        named = [
-            f'<{tag} class="name">{cell}</{tag}>' if i == 0 else f"<{tag}>{cell}</{tag}>"
-            for i, cell in enumerate(cells)
+        styled = [
+            f'<{tag} class="{style}">{cell}</{tag}>' if style else f"<{tag}>{cell}</{tag}>"
+            for cell, style in zip(cells, styles, strict=True)
         ]
-        return f"<tr>{''.join(named)}</tr>"
+        return f"<tr>{''.join(styled)}</tr>"
 
     body = "".join(line(row, "td") for row in rows)
     return f"<table><thead>{line(head, 'th')}</thead><tbody>{body}</tbody></table>"

@@ -11,8 +11,8 @@ from typing import Literal
 Mark = Literal["holds", "caution", "fails", "told", "not run"]
 MARKS: dict[Mark, str] = {  # in the order of the first screen
     "holds": "Holds",
-    "caution": "With care",
     "fails": "Fails",
+    "caution": "With care",
     "told": "To know",
     "not run": "Not run",
 }

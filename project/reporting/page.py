@@ -18,9 +18,9 @@ from project.web_page import page, table
 
 STYLE = """\
 body { max-width: 1080px } h3 { font-size: 1rem; margin: 1.5rem 0 .5rem }
-p { max-width: 46rem } .look { display: grid; gap: .6rem 1.2rem; margin: 1rem 0;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 29rem), 1fr)) }
-.look > div { border-left: 4px solid var(--mark); padding: .1rem 0 .1rem .8rem }
+p { max-width: 46rem } .look { columns: 2 26rem; column-gap: 1.4rem; margin: 1rem 0 }
+.look > div { border-left: 4px solid var(--mark); padding: .1rem 0 .1rem .8rem;
+  margin: 0 0 .7rem; break-inside: avoid }
 .look h2 { margin: 0 0 .2rem; font-size: 1rem } .look ul { margin: 0; padding: 0; list-style: none }
 .look li { margin: 0 0 .35rem } .look a { font-weight: 600 } a { color: inherit }
 .holds { --mark: #1a7f4b } .caution { --mark: #c77700 } .fails { --mark: #c8321f }
@@ -29,7 +29,8 @@ p { max-width: 46rem } .look { display: grid; gap: .6rem 1.2rem; margin: 1rem 0;
   padding: 0 .6em; font-size: .8rem; font-weight: 600; vertical-align: .15em; margin-left: .4em }
 .verdict { font-size: 1.05rem }
 figure { margin: 1rem 0 1.5rem } figcaption { max-width: 46rem; font-size: .88rem }
-img { max-width: 100%; height: auto; background: #fff; border-radius: 4px }
+img { max-width: min(100%, 38rem); height: auto; background: #fff; border-radius: 4px }
+td.words { overflow-wrap: anywhere }
 pre { background: var(--soft); padding: .6rem .8rem; white-space: pre-wrap; font-size: .8rem;
   overflow-wrap: anywhere; max-height: 24rem; overflow-y: auto; border-radius: 4px }
 td.name small { display: block; opacity: .75; font-weight: 400 }
@@ -43,12 +44,13 @@ def page_of(title: str, about: list[str], sections: list[Section]) -> str:
     """Return the page.
 
     Args:
-        about: What the model is and where the report is from, in lines of plain text.
+        about: Where the report is from, in lines of plain text.
         sections: In the order of the report.
     """
     links = "".join(f'<a href="#{s.name}">{escape(s.title)}</a>' for s in sections)
     body = [
         f"<h1>{escape(title)}</h1>",
+        *(f'<p class="verdict">{escape(s.verdict)}</p>' for s in sections if s.name == "identity"),
         *(f'<p class="muted">{escape(line)}</p>' for line in about),
         first_screen(sections),
         f"<nav>{links}</nav>",
@@ -58,13 +60,13 @@ def page_of(title: str, about: list[str], sections: list[Section]) -> str:
 
 
 def first_screen(sections: list[Section]) -> str:
-    """Return the verdicts, those of one mark together."""
+    """Return the verdicts, those of one mark together; that of the identity is above them."""
     groups = []
     for mark, title in MARKS.items():
         items = "".join(
             f'<li><a href="#{s.name}">{escape(s.title)}</a> {escape(s.verdict)}</li>'
             for s in sections
-            if s.mark == mark
+            if s.mark == mark and s.name != "identity"
         )
         if items:
             groups.append(f'<div class="{css(mark)}"><h2>{title}</h2><ul>{items}</ul></div>')
