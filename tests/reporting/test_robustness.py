@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from project.data.image_sets import Digits
 from project.data.images import ImageData
 from project.models.mlp import MLP
-from project.reporting.findings import Figures, Picture, Section, Table
+from project.reporting.findings import Figures, Measure, Picture, Section, Table
+from project.reporting.images import attacked as attacks
 from project.reporting.images import robustness
 from project.reporting.subject import Images, Subject
 from project.tasks.attacks import ProjectedGradientDescent, is_right, smallest_changes
@@ -122,24 +123,25 @@ def test_hidden_gradients_are_found_out(trained) -> None:
     subject = subject_of(task, data, Hiding(task.network), 60)
     images = subject.images
     pixels, labels = images.pixels("test")[:60], images.labels("test")[:60]
-    attacked = robustness.attack(subject, images, pixels, labels)
-    checks, _ = robustness.masking_checks(subject, images, pixels, labels, attacked)
+    attacked = attacks.attack(subject, images, pixels, labels)
+    counts = attacks.looked_closer(subject, images, pixels, labels, attacked)
+    checks = attacks.masking_checks(attacked, counts)
     assert [check.passes for check in checks] == [True, False, True, False, False, False]
-    holds = robustness.Measure("", "", 1.0, "%", 60, (0.9, 1.0))
+    holds = Measure("", "", 1.0, "%", 60, (0.9, 1.0))
     assert robustness.mark_of(holds, {"blur": [1.0]}, checks) == "caution"
 
 
 def test_the_epsilon_told_is_that_of_the_training(trained) -> None:
     task, data = trained
     subject = subject_of(task, data, task.network, 10)
-    assert robustness.chosen_epsilons(subject, 1)[1] == "0.1"
-    sizes, told = robustness.chosen_epsilons(subject, 3)
+    assert attacks.chosen_epsilons(subject, 1)[1] == "0.1"
+    sizes, told = attacks.chosen_epsilons(subject, 3)
     assert (sizes["8/255"], told) == (8 / 255, "4/255")
     try:
         task.attack = ProjectedGradientDescent(epsilon=0.3)
-        assert robustness.chosen_epsilons(subject, 1)[1] == "0.3"
+        assert attacks.chosen_epsilons(subject, 1)[1] == "0.3"
         task.attack = ProjectedGradientDescent(epsilon=0.12)
-        sizes, told = robustness.chosen_epsilons(subject, 1)
+        sizes, told = attacks.chosen_epsilons(subject, 1)
         assert list(sizes) == ["0.05", "0.1", "0.12", "0.15", "0.2", "0.3"]
         assert told == "0.12"
     finally:
