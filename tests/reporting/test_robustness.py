@@ -162,3 +162,13 @@ def test_the_smallest_change_fools_and_lies_in_its_ball(trained) -> None:
     moved = (changed - pixels).abs().flatten(1).amax(dim=1)
     assert (moved[fooled] <= least[fooled] + 1e-6).all()
     assert (moved[~fooled] == 0).all()
+
+
+def test_costly_checks_are_on_some_images_and_do_not_make_the_verdict(trained, monkeypatch) -> None:
+    task, data = trained
+    monkeypatch.setattr(attacks, "ALL_CHECKED", 30)
+    monkeypatch.setattr(attacks, "CHUNK", 20)
+    section = robustness.section(subject_of(task, data, task.network, 60))
+    assert section.measure("all_0.1").n == 20
+    assert section.measure("pgd_0.1").n == 60
+    assert section.measure("pgd_0.1").shown() in section.verdict
