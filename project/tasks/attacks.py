@@ -216,3 +216,94 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
     finally:
         for part, was_training in modes:
             part.training = was_training
+
+
+def smallest_changes(
+    classify: Classify,
+    images: Tensor,
+    labels: Tensor,
+    epsilons: list[float],
+    steps: int,
+    *,
+    restarts: int = 1,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return, of images (n, C, H, W) in [0, 1], the least of some balls in which `pgd` fools each.
+
+    An image that is fooled in one ball is so in every larger one, and is not attacked again. The
+    size of a step is 2.5 `epsilon` / `steps`: enough to cross the ball (Madry et al. 2018).
+
+    Args:
+        epsilons: Rising.
+
+    Returns:
+        The images that were found, the others as they were; and the epsilon of each, (n,): 0 for
+        those that are wrong as they are, infinity for those that stand everywhere.
+    """
+    found = images.detach().clone()
+    is_standing = is_right(classify, images, labels)
+    least = torch.zeros(len(images), device=images.device)
+    least[is_standing] = torch.inf
+    for epsilon in epsilons:
+        standing = least.isinf().nonzero().flatten()
+        if len(standing) == 0:
+            break
+        attacked = strongest_pgd(
+            classify,
+            images[standing],
+            labels[standing],
+            epsilon,
+            2.5 * epsilon / steps,
+            steps,
+            restarts,
+            generator=generator,
+        )
+        is_fooled = ~is_right(classify, attacked, labels[standing])
+        found[standing[is_fooled]] = attacked[is_fooled]
+        least[standing[is_fooled]] = epsilon
+    return found, least
+
+
+@torch.no_grad()
+def square_search(
+    classify: Classify,
+    images: Tensor,
+    labels: Tensor,
+    epsilon: float,
+    queries: int,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Return images (B, C, H, W) in [0, 1] after a search that asks for no gradient.
+
+    Each query sets a square of the change to plus or minus `epsilon`, one sign a channel, and
+    keeps it where the margin of the true class fell. After the Square Attack (Andriushchenko et
+    al. 2020, arXiv:1912.00049), with stripes to begin with and a side that shrinks evenly, from
+    half the image to a pixel.
+    """
+    batch, channels, height, width = images.shape
+    signs = 2 * (uniform_like(images[:, :, :1], generator) < 0.5).to(images) - 1  # (B, C, 1, W)
+    change = (epsilon * signs).expand_as(images).clone()
+    margin = margins(classify((images + change).clamp(0, 1)), labels)
+    rows, columns = (torch.arange(size, device=images.device) for size in (height, width))
+    for query in range(queries):
+        side = max(1, round(0.5 * min(height, width) * (1 - query / queries)))
+        draws = uniform_like(images.new_empty(batch, 2 + channels), generator)
+        top = (draws[:, :1] * (height - side + 1)).floor()
+        left = (draws[:, 1:2] * (width - side + 1)).floor()
+        down = (rows >= top) & (rows < top + side)  # (B, H)
+        across = (columns >= left) & (columns < left + side)  # (B, W)
+        inside = (down[:, :, None] & across[:, None, :])[:, None]  # (B, 1, H, W)
+        colour = epsilon * (2 * (draws[:, 2:] < 0.5).to(images) - 1)[:, :, None, None]
+        candidate = torch.where(inside, colour, change)
+        candidate_margin = margins(classify((images + candidate).clamp(0, 1)), labels)
+        is_better = candidate_margin < margin
+        change = torch.where(is_better[:, None, None, None], candidate, change)
+        margin = torch.minimum(margin, candidate_margin)
+    return (images + change).clamp(0, 1)
+
+
+def margins(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the true class's logit less the largest of the others, (B,): below 0 when fooled."""
+    true = logits.gather(1, labels[:, None])
+    others = logits.scatter(1, labels[:, None], -torch.inf)
+    return true[:, 0] - others.amax(dim=1)

@@ -117,7 +117,7 @@ class ImageClassification(LightningModule):
     ) -> Tensor:
         """Return normalised images (B, C, H, W), each changed so as to be mistaken."""
         assert self.attack is not None
-        low, high = (limit.to(images.device) for limit in self.pixel_limits)
+        low, high = self.pixel_limits = self.pixel_limits.to(images.device)
         return self.attack(self.network, images, labels, low, high, generator)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
