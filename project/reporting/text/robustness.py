@@ -366,6 +366,7 @@ def curves(windows: Windows, costs: Costs, clean: Cost, alone: Cost) -> Picture:
     axes.axhline(without, color="black", linestyle="--", linewidth=1, label="no context")
     axes.set_xlabel("letters of the context with a typo, %", fontsize=9)
     axes.set_ylabel("continuation, bits per byte", fontsize=9)
+    axes.set_xticks([0, 2, 5, 10, 20])
     axes.tick_params(labelsize=9)
     axes.legend(fontsize=8, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
