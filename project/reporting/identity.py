@@ -111,6 +111,7 @@ def figures(subject: Subject) -> list[Measure]:
     counted = "counted by torch over the shapes, two for each multiply-add"
     a_unit = next((v for k, v in record.items() if k.startswith("flops_per_")), None)
     flops = prediction_flops(subject.network, example(subject))
+    total = total_flops(subject, a_unit)
     found = [fact("parameters", "Parameters", count, how="counted")]
     for key, title, value, measure_unit, how, why_not in (
         ("trained_parameters", "of which trained", record.get("trainable_parameters"), "", "", why),
@@ -119,7 +120,7 @@ def figures(subject: Subject) -> list[Measure]:
         (
             "flops_total",
             "Operations of the training",
-            total_flops(subject, a_unit),
+            total,
             "FLOP",
             "",
             why,
