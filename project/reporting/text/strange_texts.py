@@ -19,7 +19,7 @@ from project.data.text import TextData, TokenBatch, take_windows
 from project.data.tokenization import UNKNOWN, Tokens
 from project.reporting.subject import Text
 
-SOURCE_MODULES = ("inspect", "json.decoder", "argparse", "typing", "zipfile", "tarfile", "logging")
+SOURCE_MODULES = ("inspect", "json.decoder", "argparse", "typing")
 
 
 def words_shuffled(text: str, generator: Generator) -> str:
