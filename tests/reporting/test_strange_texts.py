@@ -289,7 +289,8 @@ def test_a_network_that_reads_only_the_last_token_is_not_harmed_by_typos(tmp_pat
     assert len(costs) == 25
     for after in (alone, *costs.values()):
         torch.testing.assert_close(after.continuation, clean.continuation)
-    assert robustness.share_lost(alone, windows, clean, alone) is None  # the context is worthless
+    worth = robustness.worth_of(windows, clean, alone, 0)
+    assert robustness.share_lost(alone, windows, clean, worth) is None  # it is worth nothing
     for kind in typos.KINDS:  # whereas the typed text itself is another one
         assert not torch.equal(costs[kind, 0.2].context, clean.context)
 

@@ -1,7 +1,7 @@
 """Does a language model notice that a text is not of the kind it was trained on?
 
-The score of a window is its mean loss, nats per token, read from nothing: higher for what is
-strange. A text that is easier to predict than the model's own would be below chance.
+The score of a window is its mean loss, bits per byte, read from nothing: higher for what is
+strange. Not per token: strange text falls into other, shorter tokens, which cost less each.
 
 Shape letters: B windows, T tokens of a window, V vocabulary.
 """
@@ -39,11 +39,11 @@ FAILS_AUROC = 0.80  # below it for any kind: "fails"
 NUM_KINDS = 6
 RULE = f"""\
 Windows of strange text are compared with windows of the test text, in pairs, by the mean loss of \
-a window. Told apart in pairs (AUROC): how often the strange window of a pair has the higher loss; \
-50 % is chance. Taken for familiar (FPR at 95 % TPR): the share of strange windows whose loss is \
-no higher than that which 95 % of the test windows stay below; the test windows are the positives \
-there. Holds: every kind is told apart in {100 * HOLDS_AUROC:.0f} % of pairs or more. Fails: some \
-kind in less than {100 * FAILS_AUROC:.0f} %. With care: between."""
+a window, bits per byte. Told apart in pairs (AUROC): how often the strange window of a pair has \
+the higher loss; 50 % is chance. Taken for familiar (FPR at 95 % TPR): the share of strange \
+windows whose loss is no higher than that which 95 % of the test windows stay below; the test \
+windows are the positives there. Holds: every kind is told apart in {100 * HOLDS_AUROC:.0f} % of \
+pairs or more. Fails: some kind in less than {100 * FAILS_AUROC:.0f} %. With care: between."""
 
 
 @dataclass
@@ -54,7 +54,8 @@ class Kind:
         key, title: Of the kind.
         batch: Windows, of which some tokens may not be counted.
         are_pairs: Whether window i was made from test window i.
-        losses: Mean of each window, nats per token, float64 (B,); see `read`.
+        bits, num_bytes: Loss of each window and the bytes that it stands for, (B,); see `read`.
+        losses: Their ratio, bits per byte, float64 (B,).
         bits_per_byte: Over all windows together.
     """
 
@@ -64,16 +65,17 @@ class Kind:
     are_pairs: bool = False
 
     def read(self, text: Text) -> "Kind":
-        counted = self.batch.targets != IGNORED  # (B, T)
-        sums = text.losses_of(self.batch).double().sum(dim=1)
-        self.losses: Scores = (sums / counted.sum(dim=1)).numpy()
-        num_bytes = text.byte_counts[self.batch.targets.clamp(min=0)] * counted
-        self.sums, self.num_bytes = (sums / math.log(2)).tolist(), num_bytes.sum(dim=1).tolist()
+        targets = self.batch.targets
+        self.bits = text.losses_of(self.batch).double().sum(dim=1) / math.log(2)
+        known = text.byte_counts[targets.clamp(min=0)] * (targets != IGNORED)  # (B, T)
+        # Of unknown characters alone, a window stands for no byte.
+        self.num_bytes = known.sum(dim=1).clamp(min=1)
+        self.losses: Scores = (self.bits / self.num_bytes).numpy()
         return self
 
     @property
     def bits_per_byte(self) -> float:
-        return sum(self.sums) / max(1, sum(self.num_bytes))
+        return (self.bits.sum() / self.num_bytes.sum()).item()
 
 
 def section(subject: Subject) -> Section:
@@ -145,12 +147,8 @@ def kinds_beside(subject: Subject, text: Text, test: TokenBatch) -> Iterator[Kin
 
 def bits_per_byte_of(kind: Kind, seed: int) -> Measure:
     title = f"{capital(kind.title)}: bits per byte"
-    if not sum(kind.num_bytes):
-        return missing(
-            f"{kind.key}_bits_per_byte", title, "no token says which bytes it stands for"
-        )
-    n = len(kind.sums)
-    interval = mean_interval(kind.sums, kind.num_bytes)
+    n = len(kind.bits)
+    interval = mean_interval(kind.bits.tolist(), kind.num_bytes.tolist())
     how = "normal, over windows"
     return Measure(
         f"{kind.key}_bits_per_byte", title, kind.bits_per_byte, "bits/byte", n, interval, seed, how
@@ -212,7 +210,7 @@ def distributions(test: Kind, kinds: list[Kind]) -> Picture:
     axes.set_yticks(
         [row + 0.3 for row in range(len(shown))], [kind.title for kind in reversed(shown)]
     )
-    axes.set_xlabel("mean loss of a window, nats per token", fontsize=9)
+    axes.set_xlabel("mean loss of a window, bits per byte", fontsize=9)
     axes.set_ylim(0, len(shown))
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(left=False, labelsize=9)

@@ -58,8 +58,8 @@ of the other case; a rate of 5 % is one in twenty letters. A context is worth wh
 continuation costs more after its last token alone. Holds: with typos in \
 {100 * MARKED_RATE:.0f} % of the letters, no kind costs more than {100 * HOLDS_LOST:.0f} % of that \
 worth. Fails: some kind costs over {100 * FAILS_LOST:.0f} % of it. With care: between, or where \
-the context is worth nothing. The cost of the typed text itself, and exchanges of a single token, \
-are shown beside them and do not count."""
+the interval of that worth holds 0. The cost of the typed text itself, and exchanges of a single \
+token, are shown beside them and do not count."""
 
 
 @dataclass
@@ -108,7 +108,8 @@ def section(subject: Subject) -> Section:
     if not costs:
         return not_run(NAME, TITLE, "the test text has no letters, in which to make typos")
     worst = max(KINDS, key=lambda kind: costs[kind, MARKED_RATE].per_byte(windows))
-    lost = share_lost(costs[worst, MARKED_RATE], windows, clean, alone)
+    worth = worth_of(windows, clean, alone, subject.seed)
+    lost = share_lost(costs[worst, MARKED_RATE], windows, clean, worth)
     flips, told_flips = flip_blocks(subject, text, windows)
     mark: Mark = "caution"
     if lost is not None and lost <= HOLDS_LOST:
@@ -120,14 +121,16 @@ def section(subject: Subject) -> Section:
         curves(windows, costs, clean, alone),
         table(windows, costs, clean),
         own_table(costs, clean),
-        Figures(references(windows, clean, alone, subject.seed, num_cut), "Without typos"),
+        Figures(
+            [worth, *references(windows, clean, alone, subject.seed, num_cut)], "Without typos"
+        ),
         *(
             Figures(differences(windows, costs, clean, kind, subject.seed), title.capitalize())
             for kind, title in KINDS.items()
         ),
         *flips,
     ]
-    told = verdict(windows, costs, clean, alone, worst) + told_flips
+    told = verdict(windows, costs, clean, worst, lost) + told_flips
     return Section(NAME, TITLE, mark, told, blocks)
 
 
@@ -305,19 +308,24 @@ def example(text: Text, inputs: Tensor, flip: Tensor, context: int) -> Passage:
     return Passage(f"{before}[{old} -> {new}]{after}|{rest}", title)
 
 
-def share_lost(after: Cost, windows: Windows, clean: Cost, alone: Cost) -> float | None:
-    """Return which share of what the context is worth typos cost; None where it is of no use."""
-    was = clean.per_byte(windows)
-    worth = alone.per_byte(windows) - was
-    return (after.per_byte(windows) - was) / worth if worth > 0 else None
+def worth_of(windows: Windows, clean: Cost, alone: Cost, seed: int) -> Measure:
+    """Return what the continuation costs more after the last token of the context alone."""
+    bits = alone.continuation - clean.continuation
+    return difference("worth", "What the context is worth", windows, bits, seed)
 
 
-def verdict(windows: Windows, costs: Costs, clean: Cost, alone: Cost, worst: str) -> str:
+def share_lost(after: Cost, windows: Windows, clean: Cost, worth: Measure) -> float | None:
+    """Return which share of a context's worth typos cost; None where it may be worth nothing."""
+    if not worth.value or worth.interval_95 is None or worth.interval_95[0] <= 0:
+        return None
+    return (after.per_byte(windows) - clean.per_byte(windows)) / worth.value
+
+
+def verdict(windows: Windows, costs: Costs, clean: Cost, worst: str, lost: float | None) -> str:
     was = clean.per_byte(windows)
     after = costs[worst, MARKED_RATE]
-    lost = share_lost(after, windows, clean, alone)
     own = after.context_per_byte() / clean.context_per_byte() - 1
-    worth = "was of no use to it" if lost is None else f"loses {lost:.0%} of its worth"
+    worth = "was of no certain use to it" if lost is None else f"loses {lost:.0%} of its worth"
     return percents(
         f"With typos in {MARKED_RATE:.0%} of the letters of its context ({KINDS[worst]}, the worst "
         f"kind) the same text after it costs {after.per_byte(windows):.2f} bits per byte where it "
