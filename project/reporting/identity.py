@@ -81,8 +81,9 @@ def epochs_done(subject: Subject) -> int:
 
 def data_name(subject: Subject) -> str:
     """Return the set or corpus that the checkpoint was trained on, whatever is open now."""
-    trained_on = described(subject)
-    data = subject.data
+    trained_on, data = described(subject), subject.data
+    if data is None:
+        return "data that the checkpoint does not name"
     opened = getattr(data, "dataset", None) or getattr(data, "corpus", None) or data
     return str(trained_on.get("dataset") or trained_on.get("corpus") or type(opened).__name__)
 

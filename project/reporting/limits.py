@@ -17,10 +17,10 @@ RULE = (
 )
 NEVER_ASKED = (  # of models of every kind
     ("Other seeds", "one run does not say how far another would come out: project.compare does"),
-    ("Groups of people", "the report asks for none, so it does not see fairness across them"),
+    ("Fairness", "the report knows of no groups of people, so it cannot compare them"),
     ("Privacy", "whether somebody who may ask can tell which examples were trained on"),
-    ("Use", "what people do with the answers, and what a wrong one costs"),
-    ("Time", "how the world that the data are from has changed since"),
+    ("The use of it", "what people do with the answers, and what a wrong one costs"),
+    ("Change over time", "how the world that the data are from has changed since"),
 )
 NEVER_ASKED_OF = {
     "images": (

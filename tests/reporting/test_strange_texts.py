@@ -1,6 +1,7 @@
 """Texts with mistakes or none of one's own, and what language models are found to make of them."""
 
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from project.models.cnn import CausalCNN
 from project.models.mlp import MLPLanguageModel
 from project.models.rnn import RNNLanguageModel
 from project.models.transformer import GPT, SinusoidalTransformer
+from project.reporting.findings import Figures
 from project.reporting.subject import Subject, Text
 from project.reporting.text import out_of_distribution, robustness, strange_texts, typos
 from project.reporting.text.token_flips import flip_estimates, likeliest_flips, random_flips
@@ -174,6 +176,10 @@ def test_first_order_estimates_are_exact_where_the_loss_is_linear() -> None:
         allowed[inputs[b, :4, None] == torch.tensor([0, 2, 5])] = -torch.inf
         (place,) = (flips[b] != inputs[b]).nonzero().flatten().tolist()
         assert estimates[b, place, flips[b, place]] == allowed.max()
+    best = inputs.clone()  # no exchange does harm: the least bad is found, not the same token
+    best[:, :4] = estimates.argmax(dim=2)
+    (flips,) = likeliest_flips(network, best, targets, 4, torch.arange(7), 1)
+    assert (flips != best).sum(dim=1).tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize(("cls", "arguments"), NETWORKS)
@@ -293,6 +299,13 @@ def test_a_network_that_reads_only_the_last_token_is_not_harmed_by_typos(tmp_pat
     assert robustness.share_lost(alone, windows, clean, worth) is None  # it is worth nothing
     for kind in typos.KINDS:  # whereas the typed text itself is another one
         assert not torch.equal(costs[kind, 0.2].context, clean.context)
+    (figures, passage), told = robustness.flip_blocks(subject, subject.text, windows)
+    assert isinstance(figures, Figures)
+    drawn, worst_drawn, found = (m.value or 0.0 for m in figures.measures)
+    assert found > 0.1  # the last token of the context, whose successor is counted
+    assert found >= worst_drawn >= drawn
+    assert re.search(r"-> .\]\|", str(getattr(passage, "text", "")), re.DOTALL)
+    assert "A single token of 16" in told
 
 
 # Strange texts
