@@ -191,7 +191,7 @@ def test_evidence_has_every_section_and_claims_nothing(runs) -> None:
         if name == "energy":
             assert "not run: no counter was there" in row
         if name == "robustness":  # a verdict does not break the table
-            assert r"fails: Wrong if attacked: 10 % \| or less." in row
+            assert r"fails: Wrong under attack: 10 % \| or less." in row
         assert len(re.split(r"(?<!\\)\|", row)) == 8
     assert text.count("TODO") == len(limits.FOR_PEOPLE)
     assert "2024/1689" in text

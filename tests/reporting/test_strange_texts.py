@@ -349,6 +349,17 @@ def test_a_short_row_counts_no_more_than_it_has() -> None:
     assert batch.targets.tolist() == [[2, 3, IGNORED, IGNORED], [5, 6, 7, 8]]
 
 
+def test_the_length_of_a_window_does_not_make_it_strange(tmp_path) -> None:
+    subject = subject_of(tmp_path, CausalCNN, {}, ByteTokenizer())
+    text = subject.text
+    assert text is not None
+    text.network = lambda tokens: torch.zeros(*tokens.shape, 256)
+    batch = strange_texts.windows_of([list(range(3)), list(range(20))], 19)
+    kind = out_of_distribution.Kind("key", "title", batch).read(text)
+    assert kind.losses.tolist() == pytest.approx([8, 8])  # bits per byte, of 256 equal chances
+    assert kind.bits_per_byte == pytest.approx(8)
+
+
 @pytest.mark.parametrize("knows", [True, False])
 def test_what_a_planted_model_knows_is_found(tmp_path, knows: bool) -> None:
     subject = subject_of(tmp_path, CausalCNN, {}, ByteTokenizer())
