@@ -1,0 +1,288 @@
+"""What a model is: network, data, checkpoint, training, versions, and the whole configuration."""
+
+import importlib.metadata
+import platform
+import re
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from project.reporting.findings import (
+    Block,
+    Figures,
+    Measure,
+    Passage,
+    Section,
+    Table,
+    Words,
+    fact,
+    missing,
+)
+from project.reporting.subject import Subject
+from project.training.checkpoint_file import sha256_of
+from project.training.flops import without_numbers
+from project.training.run_directory import code_hash, home_folder
+
+NAME, TITLE = "identity", "Identity"
+UNKNOWN = "not known: the checkpoint lies outside of a run directory"
+ANY_HOME = re.compile(r"(?<![\w.-])/(?:home|Users)/[^/\s'\"]+")  # of whoever trained it elsewhere
+CANNOT = "the network does not run without its numbers"
+ONCE = "measured by the run, once"
+RULE = "Nothing is judged here: what the model is, as the checkpoint and its run record it."
+
+
+def section(subject: Subject) -> Section:
+    return Section(
+        NAME,
+        TITLE,
+        "told",
+        verdict(subject),
+        [
+            Words(RULE),
+            *([Words(now)] if (now := changed_since(subject)) else []),
+            Figures(figures(subject), "Size and cost"),
+            Table(["What", "Value"], model_rows(subject), "The model"),
+            Table(["What", "Value"], data_rows(subject), "Its data"),
+            Table(["What", "Value"], training_rows(subject), "Its training"),
+            Table(["Package", "Trained with", "Reported with"], version_rows(subject), "Versions"),
+            *configuration(subject),
+        ],
+    )
+
+
+def verdict(subject: Subject) -> str:
+    """Return what it is, in a sentence, with what is known of its training."""
+    record = subject.record
+    count = sum(p.numel() for p in subject.network.parameters())
+    name = type(subject.network).__name__
+    told = f"{name} of {count:,} parameters, trained on {data_name(subject)}{size_of_data(subject)}"
+    if not record:
+        return f"{told}; how it was trained is {UNKNOWN}."
+    if "epochs" in record:
+        told += f" for {record['epochs']} epochs in {record.get('wall_seconds', 0):,.0f} s"
+    else:
+        told += f", a run that is {record.get('status', 'of an unknown state')}"
+    chosen = f"chosen by {in_words(record['chosen_by'])} " if "chosen_by" in record else "taken "
+    return f"{told}, {chosen}after epoch {epochs_done(subject)}."
+
+
+def in_words(metric: str) -> str:
+    """Return `validation accuracy` for `val/accuracy`."""
+    split, _, name = metric.partition("/")
+    return f"{'validation' if split == 'val' else split} {name}".replace("_", " ").strip()
+
+
+def epochs_done(subject: Subject) -> int:
+    """Return the epochs that were finished, or begun, when the checkpoint was written."""
+    return int(subject.content.get("epoch", -1)) + 1
+
+
+def data_name(subject: Subject) -> str:
+    """Return the set or corpus that the checkpoint was trained on, whatever is open now."""
+    trained_on, data = described(subject), subject.data
+    if data is None:
+        return "data that the checkpoint does not name"
+    opened = getattr(data, "dataset", None) or getattr(data, "corpus", None) or data
+    return str(trained_on.get("dataset") or trained_on.get("corpus") or type(opened).__name__)
+
+
+def described(subject: Subject) -> dict[str, Any]:
+    """Return what is recorded of the training data, in the run or else in the checkpoint."""
+    return (
+        subject.record.get("data") or subject.content.get(type(subject.data).__qualname__, {}) or {}
+    )
+
+
+def size_of_data(subject: Subject) -> str:
+    trained_on = described(subject)
+    for unit in ("images", "tokens"):
+        sizes = trained_on.get(unit)
+        if isinstance(sizes, dict) and "train" in sizes:
+            return f" ({sizes['train']:,} {unit})"
+    return ""
+
+
+def figures(subject: Subject) -> list[Measure]:
+    record = subject.record
+    why = "the run did not record it" if record else UNKNOWN
+    count = sum(p.numel() for p in subject.network.parameters())
+    unit = "a token" if subject.text else "an image" if subject.images else "an example"
+    counted = "counted by torch over the shapes, two for each multiply-add"
+    a_unit = next((v for k, v in record.items() if k.startswith("flops_per_")), None)
+    flops = prediction_flops(subject.network, example(subject))
+    total = total_flops(subject, a_unit)
+    found = [fact("parameters", "Parameters", count, how="counted")]
+    for key, title, value, measure_unit, how, why_not in (
+        ("trained_parameters", "of which trained", record.get("trainable_parameters"), "", "", why),
+        ("flops_prediction", f"Operations to predict {unit}", flops, "FLOP", counted, CANNOT),
+        ("flops_training", f"Operations to train on {unit}", a_unit, "FLOP", counted, why),
+        (
+            "flops_total",
+            "Operations of the training",
+            total,
+            "FLOP",
+            "",
+            why,
+        ),
+        ("wall_seconds", "Wall time of the run", record.get("wall_seconds"), "s", ONCE, why),
+        ("training_seconds", "of which training", record.get("training_seconds"), "s", ONCE, why),
+    ):
+        found.append(
+            missing(key, title, why_not)
+            if value is None
+            else fact(key, title, value, measure_unit, how or "counted")
+        )
+    return found
+
+
+def example(subject: Subject) -> Tensor | None:
+    """Return two rows of a batch of zeros, as the network reads them; None if that is not known."""
+    if subject.images is not None:
+        data = subject.images.data
+        return torch.zeros(2, data.in_channels, data.image_size, data.image_size)
+    if subject.text is not None:
+        return torch.zeros(2, subject.text.context_length, dtype=torch.int64)
+    return None
+
+
+def prediction_flops(network: nn.Module, inputs: Tensor | None) -> int | None:
+    """Return the operations of a forward pass, for an image or a token of `inputs`.
+
+    As `training_flops`, without the gradients; None for a network that needs its numbers.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    if inputs is None:
+        return None
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            without_numbers(network)(inputs.to("meta"))
+    except Exception:  # whatever a network of one's own does with numbers that are not there
+        return None
+    num_units = inputs.numel() if inputs.dtype == torch.int64 else len(inputs)
+    return counter.get_total_flops() // num_units
+
+
+def total_flops(subject: Subject, flops_per_unit: int | None) -> float | None:
+    """Return the operations of all steps of the run, those after the chosen checkpoint included."""
+    record, config = subject.record, config_of(subject)
+    data = (config.get("data") or {}).get("init_args") or {}
+    if not flops_per_unit or "steps" not in record or "batch_size" not in data:
+        return None
+    rows = data["batch_size"] * record.get("hardware", {}).get("processes", 1)
+    rows *= (config.get("trainer") or {}).get("accumulate_grad_batches") or 1
+    return float(record["steps"] * rows * data.get("context_length", 1) * flops_per_unit)
+
+
+def model_rows(subject: Subject) -> list[list[str]]:
+    arguments = subject.content.get("hyper_parameters", {})
+    network = arguments.get("network", {})
+    given = network.get("init_args", {}) if isinstance(network, dict) else {}
+    size, step = subject.checkpoint.stat().st_size, subject.content.get("global_step", 0)
+    return [
+        ["Task", type(subject.task).__name__],
+        ["Network", type(subject.network).__name__],
+        ["Its arguments", ", ".join(f"{k} {v}" for k, v in given.items()) or "none are recorded"],
+        ["Checkpoint", f"{subject.checkpoint.name}, {size:,} bytes"],
+        ["Its SHA-256", sha256_of(subject.checkpoint)],
+        ["Written after", f"step {step:,}, epoch {epochs_done(subject)}"],
+    ]
+
+
+def data_rows(subject: Subject) -> list[list[str]]:
+    trained_on = described(subject)
+    rows = [["Data", data_name(subject)]]
+    for key in ("images", "tokens", "bytes"):
+        if isinstance(sizes := trained_on.get(key), dict):
+            rows.append([key.capitalize(), ", ".join(f"{n:,} {s}" for s, n in sizes.items())])
+    if "classes" in trained_on:
+        rows.append(["Classes", ", ".join(trained_on["classes"])])
+    if "tokenizer" in trained_on:
+        rows.append(
+            ["Vocabulary", f"{trained_on['tokenizer']}, {trained_on.get('vocab_size', 0):,} tokens"]
+        )
+    hashes = trained_on.get("sha256", {})
+    rows += [[f"SHA-256 of {name}", str(digest)] for name, digest in hashes.items()]
+    if not hashes:
+        rows.append(["SHA-256", "not recorded"])
+    return rows + [["Note", note] for note in subject.notes]
+
+
+def training_rows(subject: Subject) -> list[list[str]]:
+    record = subject.record
+    git, hardware = record.get("git") or {}, record.get("hardware") or {}
+    commit = git.get("commit") or ("none: the code was in no repository" if record else None)
+    if git.get("changed"):
+        commit = f"{commit}, with changes (code.patch in the run)"
+    rows = {
+        "Command": record.get("command"),
+        "Started": record.get("started"),
+        "State": record.get("status"),
+        "Seed": record.get("seed", config_of(subject).get("seed_everything")),
+        "Git commit": commit,
+        "SHA-256 of the code": record.get("code_sha256"),
+        "Hardware": ", ".join(f"{key} {value}" for key, value in hardware.items()) or None,
+        "Epochs": record.get("epochs"),
+        "Steps": record.get("steps"),
+    }
+    return [
+        [name, UNKNOWN if value is None else without_home(str(value))]
+        for name, value in rows.items()
+    ]
+
+
+def version_rows(subject: Subject) -> list[list[str]]:
+    then, now = subject.record.get("versions", {}), versions_now(subject)
+    return [[name, then.get(name, "not known"), now[name]] for name in now]
+
+
+def versions_now(subject: Subject) -> dict[str, str]:
+    """Return the versions of python and of the packages that the run recorded, or of torch's."""
+    names = subject.record.get("versions") or {"python": "", "torch": "", "lightning": ""}
+    found = {}
+    for name in names:
+        try:
+            found[name] = (
+                platform.python_version() if name == "python" else importlib.metadata.version(name)
+            )
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not there"
+    return found
+
+
+def changed_since(subject: Subject) -> str:
+    """Return what is not as it was in training, in words; nothing where all is the same."""
+    record, found = subject.record, []
+    if record.get("code_sha256") not in (None, code_hash()):
+        found.append("the code of data, models, tasks and training is not that of the run")
+    then, now = record.get("versions", {}), versions_now(subject)
+    other = [f"{name} {now[name]}, not {then[name]}" for name in then if then[name] != now[name]]
+    if other:
+        found.append("this report was made with " + ", ".join(other))
+    return f"Since the training: {'; '.join(found)}." if found else ""
+
+
+def configuration(subject: Subject) -> list[Block]:
+    text = config_text(subject)
+    if not text:
+        return [Words("The checkpoint holds no configuration.")]
+    return [Passage(without_home(text), "config.yaml")]
+
+
+def config_text(subject: Subject) -> str:
+    """Return the configuration in the checkpoint, or beside it in the run."""
+    path = subject.run / "config.yaml" if subject.run else None
+    if path is not None and path.is_file():
+        return path.read_text("utf-8")
+    return str(subject.content.get("config", ""))
+
+
+def config_of(subject: Subject) -> dict[str, Any]:
+    return yaml.safe_load(config_text(subject)) or {}
+
+
+def without_home(text: str) -> str:
+    """Return a text with $HOME for home folders, which name their owners."""
+    return ANY_HOME.sub("$HOME", re.sub(home_folder(), "$HOME", text))

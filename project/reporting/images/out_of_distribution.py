@@ -1,0 +1,318 @@
+"""Does a classifier know when it is asked about what it was not made for?
+
+The score of an image is how sure the network is of its class (the largest probability: Hendrycks
+& Gimpel 2017, arXiv:1610.02136), or its energy, -logsumexp of the logits (Liu et al. 2020,
+arXiv:2010.03759). Strange images should have the lower confidence and the higher energy.
+
+Shape letters: N images, C channels, H height, W width, K classes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from project.reporting.findings import (
+    Figures,
+    Mark,
+    Measure,
+    Picture,
+    Section,
+    Table,
+    Words,
+    missing,
+    share,
+    with_unit,
+)
+from project.reporting.images import strangers
+from project.reporting.separation import separation
+from project.reporting.subject import Images, Subject
+from project.training.intervals import mean_interval
+
+NAME, TITLE = "out_of_distribution", "Out of distribution"
+HOLDS_AUROC = 0.95  # the least of any kind of strange images, by confidence, for "holds"
+FAILS_AUROC = 0.80  # below it for any kind: "fails"
+NUM_KINDS = 8
+RULE = f"""\
+Each kind of strange images is compared with test images, in pairs. Told apart in pairs (AUROC): \
+how often the strange image of a pair gets the lower confidence; 50 % is chance. Taken for \
+familiar (FPR at 95 % TPR): the share of strange images that are as sure as 95 % of the test \
+images; the test images are the positives there. Both again by the energy, -logsumexp of the \
+logits. Holds: by confidence, every kind is told apart in {100 * HOLDS_AUROC:.0f} % of pairs or \
+more. Fails: some kind in less than {100 * FAILS_AUROC:.0f} %. With care: between. A second set \
+with the same classes is shown beside them and does not count: those are images to be recognised."""
+
+
+@dataclass
+class Kind:
+    """One kind of images, and what the network says of them.
+
+    Attributes:
+        key, title: Of the kind.
+        pixels: float32 (N, C, H, W) in [0, 1] on the CPU.
+        are_pairs: Whether image i was made from test image i.
+        labels: int64 (N,), where the images do have classes of the network; None for strange ones.
+        confidence, energy, predicted: Of each image, (N,); see `ask`.
+    """
+
+    key: str
+    title: str
+    pixels: Tensor
+    are_pairs: bool = False
+    labels: Tensor | None = None
+
+    def ask(self, images: Images) -> "Kind":
+        logits = images.classify(self.pixels)
+        self.confidence, self.energy = scores(logits)
+        self.predicted = logits.argmax(dim=1)
+        return self
+
+    @property
+    def mean_confidence(self) -> float:
+        return self.confidence.mean().item()
+
+
+def scores(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the largest probability and the energy, both float64 (N,), for logits (N, K).
+
+    In float64: in float32 most images of a good classifier would tie at a probability of 1.
+    """
+    logits = logits.double()
+    return logits.softmax(dim=1).max(dim=1).values, -logits.logsumexp(dim=1)
+
+
+def section(subject: Subject) -> Section:
+    images = subject.images
+    assert images is not None
+    split = images.measured_split
+    chosen = images.sample(split, subject.n, subject.generator(NAME))
+    test = Kind("test", f"{split} images", images.pixels(split, chosen).cpu()).ask(images)
+    kinds, reasons = [], []
+    for found in subject.track(
+        kinds_beside(subject, images, test.pixels), "asking what is strange"
+    ):
+        if isinstance(found, Kind):
+            kinds.append(found.ask(images))
+        else:
+            reasons.append(found)
+    measures = {kind.key: measured(test, kind, subject.seed) for kind in kinds}
+    strange = {k.key: k for k in kinds if k.labels is None}
+    apart = {key: measures[key][1].value or 0.0 for key in strange}
+    worst = strange[min(apart, key=lambda key: apart[key])]
+    mark = mark_of(apart[worst.key])
+    return Section(
+        NAME,
+        TITLE,
+        mark,
+        verdict(mark, test, worst, apart[worst.key], list(strange.values())),
+        [
+            Words(RULE),
+            table(test, kinds, measures),
+            distributions(test, kinds),
+            surest(images, test, kinds),
+            Figures([confidence_of(test, subject.seed), *reasons], capital(test.title)),
+            *(Figures(measures[kind.key], capital(kind.title)) for kind in kinds),
+        ],
+    )
+
+
+def kinds_beside(subject: Subject, images: Images, test: Tensor) -> Iterator[Kind | Measure]:
+    """Yield every kind to compare with the test images, or why it is missing."""
+    assert images.data.mean is not None
+    mean, std = images.data.mean / 255, images.data.std / 255
+    draws = [subject.generator(NAME, number) for number in range(6)]
+    yield Kind("uniform", "uniform noise", strangers.uniform_noise(test, draws[0]))
+    yield Kind(
+        "gaussian",
+        "noise as bright as the images",
+        strangers.gaussian_noise(test, mean, std, draws[1]),
+    )
+    yield Kind("constant", "a single colour", strangers.constant(test, draws[2]))
+    yield Kind("inverted", "inverted images", 1 - test, are_pairs=True)
+    shuffled = strangers.block_shuffled(test, draws[3])
+    yield Kind("blocks", "images with blocks shuffled", shuffled, are_pairs=True)
+    yield Kind("photographs", "pieces of photographs", strangers.photographs(test, draws[4]))
+    others = strangers.other_sets(images.data.dataset, images.data.root)
+    for key, title in (("other", "a set with other classes"), ("same", "the same classes")):
+        if key not in others:
+            yield missing(f"{key}_set", capital(title), "none is there without a download")
+            continue
+        dataset = others[key]
+        try:
+            _, split = dataset.load(images.data.root)
+        except (ValueError, OSError) as error:
+            yield missing(f"{key}_set", capital(title), " ".join(str(error).split()))
+            continue
+        chosen = torch.randperm(len(split.labels), generator=draws[5])[: len(test)]
+        kind = Kind(
+            f"{key}_set",
+            f"{type(dataset).__name__}, {title}",
+            strangers.as_images(split.images[chosen], test),
+        )
+        if key == "same":
+            places = [images.class_names.index(name) for name in dataset.class_names]
+            kind.labels = torch.tensor(places)[split.labels[chosen]]
+        yield kind
+
+
+def confidence_of(kind: Kind, seed: int) -> Measure:
+    confidence = kind.confidence.tolist()
+    return Measure(
+        f"{kind.key}_confidence",
+        f"{capital(kind.title)}: mean confidence",
+        kind.mean_confidence,
+        "%",
+        len(confidence),
+        mean_interval(confidence, [1] * len(confidence)),
+        seed,
+        "normal",
+    )
+
+
+def measured(test: Kind, kind: Kind, seed: int) -> list[Measure]:
+    """Return confidence, then AUROC and FPR by confidence, then by energy; accuracy where known."""
+    found = [confidence_of(kind, seed)]
+    for name, familiar, strange in (
+        ("confidence", -test.confidence, -kind.confidence),
+        ("energy", test.energy, kind.energy),
+    ):
+        found += separation(
+            f"{kind.key}_{name}",
+            f"{capital(kind.title)}, by {name}",
+            familiar.numpy(),
+            strange.numpy(),
+            seed,
+            are_pairs=kind.are_pairs,
+        )
+    if kind.labels is not None:
+        right = int((kind.predicted == kind.labels).sum())
+        found.append(
+            share(
+                f"{kind.key}_accuracy",
+                f"{capital(kind.title)}: recognised",
+                right,
+                len(kind.labels),
+                seed,
+            )
+        )
+    return found
+
+
+def mark_of(least_auroc: float) -> Mark:
+    if least_auroc >= HOLDS_AUROC:
+        return "holds"
+    return "fails" if least_auroc < FAILS_AUROC else "caution"
+
+
+def verdict(mark: Mark, test: Kind, worst: Kind, auroc: float, strange: list[Kind]) -> str:
+    said = {
+        "holds": "it is less sure of it than of its own images",
+        "caution": "it is not always less sure",
+        "fails": "it does not know",
+    }[mark]
+    surest = max(strange, key=lambda kind: kind.mean_confidence)
+    also = ""
+    if surest is not worst:
+        also = f" It is surest on {surest.title}: {percent(surest.mean_confidence)} on average."
+    return (
+        f"Asked about what is none of its classes, {said}: on {worst.title} it is "
+        f"{percent(worst.mean_confidence)} sure on average (on {test.title} "
+        f"{percent(test.mean_confidence)}), and its confidence tells the two apart in "
+        f"{percent(auroc)} of pairs, where 50 % is chance.{also}"
+    )
+
+
+def table(test: Kind, kinds: list[Kind], measures: dict[str, list[Measure]]) -> Table:
+    rows = [[capital(test.title), percent(test.mean_confidence), "", "", "", ""]]
+    rows += [[capital(k.title), *(m.number() for m in measures[k.key][:5])] for k in kinds]
+    head = ["Images", "Mean confidence", "AUROC", "FPR95", "AUROC by energy", "FPR95 by energy"]
+    return Table(head, rows, "How sure it is, and how often that tells the kinds apart")
+
+
+def distributions(test: Kind, kinds: list[Kind]) -> Picture:
+    """Draw how confidence and energy are spread over each kind, a row a kind."""
+    from matplotlib.figure import Figure  # half a second: not needed to train
+
+    from project.training.pictures import drawn, png
+
+    shown = [test, *kinds]
+    figure = Figure(figsize=(5, 0.8 + 0.55 * len(shown)), dpi=150, layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    energies = np.concatenate([kind.energy.numpy() for kind in shown])
+    low, high = np.quantile(energies, [0.002, 0.998])
+    for axes, name, ends in zip(
+        panels, ("confidence", "energy"), ((0, 1), (low, high)), strict=True
+    ):
+        edges = np.linspace(ends[0], ends[1], 41)
+        for row, kind in enumerate(reversed(shown)):
+            values = getattr(kind, name).numpy().clip(*ends)
+            heights = np.histogram(values, edges)[0] / len(values)
+            colour = "#1f5fa8" if kind is test else "#c8641e"
+            top = row + 0.85 * np.sqrt(heights)  # so that few images are seen too
+            axes.stairs(top, edges, baseline=row, fill=True, color=colour)
+            axes.plot([np.median(values)] * 2, [row, row + 0.85], color="black", linewidth=1)
+        axes.set_ylim(0, len(shown))
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(left=False, labelsize=9)
+    panels[0].set_yticks(
+        [row + 0.3 for row in range(len(shown))], [wrapped(k.title) for k in reversed(shown)]
+    )
+    panels[0].set_xlabel("confidence", fontsize=9)
+    panels[0].set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"])
+    panels[1].set_xlabel("energy, nats", fontsize=9)
+    return Picture(
+        "out_of_distribution",
+        png(drawn(figure)),
+        "How sure the network is of each kind of images (left) and their energy (right); a stroke "
+        "marks the median, heights are square roots of shares. A network that knows its limits "
+        "has its own images (blue) at the right end of the left half and the left end of the "
+        "right half, and the others away from them.",
+        "Spread of confidence and energy; mean confidence: "
+        + ", ".join(f"{kind.title} {percent(kind.mean_confidence)}" for kind in shown),
+    )
+
+
+def surest(images: Images, test: Kind, kinds: list[Kind]) -> Picture:
+    """Draw of each kind the image that the network is surest of."""
+    from matplotlib.figure import Figure
+
+    from project.training.pictures import drawn, png
+
+    shown = [test, *kinds]
+    columns = 3
+    rows = -(-len(shown) // columns)
+    figure = Figure(figsize=(4.2, 1.75 * rows), dpi=150, layout="constrained")
+    said = []
+    for axes in (grid := figure.subplots(rows, columns, squeeze=False)).flat:
+        axes.axis("off")
+    for axes, kind in zip(grid.flat, shown, strict=False):
+        best = int(kind.confidence.argmax())
+        image = kind.pixels[best] if kind.pixels.shape[1] == 3 else kind.pixels[best, :1]
+        axes.imshow(image.permute(1, 2, 0).squeeze(2).numpy(), cmap="gray", vmin=0, vmax=1)
+        name = images.class_names[int(kind.predicted[best])]
+        said.append(f"{kind.title}: {name}, {percent(kind.confidence[best].item())}")
+        axes.set_title(f"{wrapped(kind.title)}\n{name!r}, {said[-1].split()[-2]} %", fontsize=8)
+    return Picture(
+        "out_of_distribution_surest",
+        png(drawn(figure)),
+        "Of each kind, the image that the network is surest of, with the class that it names and "
+        "its confidence.",
+        "The surest answer to each kind: " + "; ".join(said),
+    )
+
+
+def capital(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def percent(value: float) -> str:
+    return with_unit(value, "%")
+
+
+def wrapped(text: str) -> str:
+    """Return a title in lines that fit beside a panel or above a small image."""
+    import textwrap
+
+    return "\n".join(textwrap.wrap(text, 17))

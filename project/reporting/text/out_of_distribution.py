@@ -1,0 +1,228 @@
+"""Does a language model notice that a text is not of the kind it was trained on?
+
+The score of a window is its mean loss, bits per byte, read from nothing: higher for what is
+strange. Not per token: strange text falls into other, shorter tokens, which cost less each.
+
+Shape letters: B windows, T tokens of a window, V vocabulary.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from project.data.loader import IGNORED
+from project.data.text import TokenBatch
+from project.reporting.findings import (
+    Figures,
+    Mark,
+    Measure,
+    Picture,
+    Section,
+    Table,
+    Words,
+    missing,
+    not_run,
+    with_unit,
+)
+from project.reporting.separation import Scores, separation
+from project.reporting.subject import Subject, Text
+from project.reporting.text import strange_texts
+from project.training.intervals import mean_interval
+
+NAME, TITLE = "out_of_distribution", "Out of distribution"
+EXAMPLES_A_WINDOW = 8  # a window is many tokens: an eighth of the report's n
+HOLDS_AUROC = 0.95  # the least of any kind of strange text, for "holds"
+FAILS_AUROC = 0.80  # below it for any kind: "fails"
+NUM_KINDS = 6
+RULE = f"""\
+Windows of strange text are compared with windows of the test text, in pairs, by the mean loss of \
+a window, bits per byte. Told apart in pairs (AUROC): how often the strange window of a pair has \
+the higher loss; 50 % is chance. Taken for familiar (FPR at 95 % TPR): the share of strange \
+windows whose loss is no higher than that which 95 % of the test windows stay below; the test \
+windows are the positives there. Holds: every kind is told apart in {100 * HOLDS_AUROC:.0f} % of \
+pairs or more. Fails: some kind in less than {100 * FAILS_AUROC:.0f} %. With care: between."""
+
+
+@dataclass
+class Kind:
+    """One kind of windows, and what the network says of them.
+
+    Attributes:
+        key, title: Of the kind.
+        batch: Windows, of which some tokens may not be counted.
+        are_pairs: Whether window i was made from test window i.
+        bits, num_bytes: Loss of each window and the bytes that it stands for, (B,); see `read`.
+        losses: Their ratio, bits per byte, float64 (B,).
+        bits_per_byte: Over all windows together.
+    """
+
+    key: str
+    title: str
+    batch: TokenBatch
+    are_pairs: bool = False
+
+    def read(self, text: Text) -> "Kind":
+        targets = self.batch.targets
+        self.bits = text.losses_of(self.batch).double().sum(dim=1) / math.log(2)
+        known = text.byte_counts[targets.clamp(min=0)] * (targets != IGNORED)  # (B, T)
+        # Of unknown characters alone, a window stands for no byte.
+        self.num_bytes = known.sum(dim=1).clamp(min=1)
+        self.losses: Scores = (self.bits / self.num_bytes).numpy()
+        return self
+
+    @property
+    def bits_per_byte(self) -> float:
+        return (self.bits.sum() / self.num_bytes.sum()).item()
+
+
+def section(subject: Subject) -> Section:
+    text = subject.text
+    assert text is not None
+    n = max(2, subject.n // EXAMPLES_A_WINDOW)
+    batch = strange_texts.separate_windows(text, n, subject.generator(NAME))
+    if len(batch.inputs) < 2:
+        return not_run(NAME, TITLE, "the text to measure on does not fill two windows")
+    test = Kind("test", f"{text.measured_split} text", batch).read(text)
+    kinds, reasons = [], []
+    for found in subject.track(
+        kinds_beside(subject, text, batch), "reading strange texts", NUM_KINDS
+    ):
+        if isinstance(found, Kind):
+            kinds.append(found.read(text))
+        else:
+            reasons.append(found)
+    measures = {kind.key: measured(test, kind, subject.seed) for kind in kinds}
+    apart = {kind.key: measures[kind.key][1].value or 0.0 for kind in kinds}
+    worst = min(kinds, key=lambda kind: apart[kind.key])
+    easiest = max(kinds, key=lambda kind: apart[kind.key])
+    mark = mark_of(apart[worst.key])
+    return Section(
+        NAME,
+        TITLE,
+        mark,
+        verdict(mark, test, worst, easiest, apart),
+        [
+            Words(RULE),
+            table(test, kinds, measures),
+            distributions(test, kinds),
+            Figures([bits_per_byte_of(test, subject.seed), *reasons], capital(test.title)),
+            *(Figures(measures[kind.key], capital(kind.title)) for kind in kinds),
+        ],
+    )
+
+
+def kinds_beside(subject: Subject, text: Text, test: TokenBatch) -> Iterator[Kind | Measure]:
+    """Yield every kind to compare with the test windows, or why it is missing."""
+    draws = [subject.generator(NAME, number) for number in range(1, 5)]
+    rows = strange_texts.whole_rows(test)  # (B, T + 1)
+    length = test.inputs.shape[1]
+    texts = [strange_texts.readable(text.tokenizer.decode(row)) for row in rows.tolist()]
+    for key, title, change in (
+        ("words", "words shuffled", lambda t: strange_texts.words_shuffled(t, draws[0])),
+        ("characters", "characters shuffled", lambda t: strange_texts.shuffled(t, draws[1])),
+        ("reversed", "the text backwards", lambda t: t[::-1]),
+    ):
+        changed = [text.tokenizer.encode(change(t)) for t in texts]
+        kept = [row for row in changed if len(row) > 1]
+        if kept:
+            batch = strange_texts.windows_of(kept, length)
+            yield Kind(key, title, batch, are_pairs=len(kept) == len(rows))
+    known = text.byte_counts.nonzero().flatten()
+    drawn = known[torch.randint(len(known), rows.shape, generator=draws[2])]
+    yield Kind("random", "random tokens", strange_texts.windows_of(drawn.tolist(), length))
+    for key, (title, document) in strange_texts.other_texts(text.data).items():
+        try:
+            tokens, _ = text.data.document_tokens(document, "utf-8")
+        except ValueError as error:
+            yield missing(key, capital(title), str(error))
+            continue
+        wide = min(length + 1, len(tokens))
+        starts = torch.randint(len(tokens) - wide + 1, (len(rows),), generator=draws[3])
+        windows = [tokens[start : start + wide] for start in starts.tolist()]
+        yield Kind(key, title, strange_texts.windows_of(windows, length))
+
+
+def bits_per_byte_of(kind: Kind, seed: int) -> Measure:
+    title = f"{capital(kind.title)}: bits per byte"
+    n = len(kind.bits)
+    interval = mean_interval(kind.bits.tolist(), kind.num_bytes.tolist())
+    how = "normal, over windows"
+    return Measure(
+        f"{kind.key}_bits_per_byte", title, kind.bits_per_byte, "bits/byte", n, interval, seed, how
+    )
+
+
+def measured(test: Kind, kind: Kind, seed: int) -> list[Measure]:
+    """Return bits per byte, AUROC and FPR."""
+    apart = separation(
+        kind.key, capital(kind.title), test.losses, kind.losses, seed, are_pairs=kind.are_pairs
+    )
+    return [bits_per_byte_of(kind, seed), *apart]
+
+
+def mark_of(least_auroc: float) -> Mark:
+    if least_auroc >= HOLDS_AUROC:
+        return "holds"
+    return "fails" if least_auroc < FAILS_AUROC else "caution"
+
+
+def verdict(mark: Mark, test: Kind, worst: Kind, easiest: Kind, apart: dict[str, float]) -> str:
+    said = {
+        "holds": "Its loss notices strange text",
+        "caution": "Its loss notices most strange text, not all",
+        "fails": "Its loss misses some kinds of strange text",
+    }[mark]
+    return (
+        f"{said}: the hardest kind, {worst.title}, is told from its own in "
+        f"{with_unit(apart[worst.key], '%')} of pairs of windows, where 50 % is chance, the "
+        f"easiest, {easiest.title}, in {with_unit(apart[easiest.key], '%')}; the first costs "
+        f"{worst.bits_per_byte:.2f} bits per byte, the {test.title} {test.bits_per_byte:.2f}."
+    )
+
+
+def table(test: Kind, kinds: list[Kind], measures: dict[str, list[Measure]]) -> Table:
+    rows = [[capital(test.title), f"{test.bits_per_byte:.2f}", "", ""]]
+    rows += [
+        [capital(k.title), f"{k.bits_per_byte:.2f}", *(m.number() for m in measures[k.key][1:])]
+        for k in kinds
+    ]
+    return Table(["Text", "Bits per byte", "AUROC", "FPR95"], rows, "How strange it finds them")
+
+
+def distributions(test: Kind, kinds: list[Kind]) -> Picture:
+    """Draw how the loss of windows is spread over each kind, a row a kind."""
+    from matplotlib.figure import Figure  # half a second: not needed to train
+
+    from project.training.pictures import drawn, png
+
+    shown = [test, *kinds]
+    figure = Figure(figsize=(4.5, 0.8 + 0.5 * len(shown)), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    edges = np.linspace(0, max(kind.losses.max() for kind in shown), 61)
+    for row, kind in enumerate(reversed(shown)):
+        heights = np.histogram(kind.losses, edges)[0] / len(kind.losses)
+        colour = "#1f5fa8" if kind is test else "#c8641e"
+        top = row + 0.85 * heights / heights.max()
+        axes.stairs(top, edges, baseline=row, fill=True, color=colour)
+    axes.set_yticks(
+        [row + 0.3 for row in range(len(shown))], [kind.title for kind in reversed(shown)]
+    )
+    axes.set_xlabel("mean loss of a window, bits per byte", fontsize=9)
+    axes.set_ylim(0, len(shown))
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(left=False, labelsize=9)
+    return Picture(
+        "out_of_distribution",
+        png(drawn(figure)),
+        "Spread of the mean loss over windows of each kind; every row has its own height. A model "
+        "that notices strange text has those rows (orange) to the right of its own text (blue), "
+        "without overlap.",
+        "Bits per byte: " + ", ".join(f"{kind.title} {kind.bits_per_byte:.2f}" for kind in shown),
+    )
+
+
+def capital(text: str) -> str:
+    return text[0].upper() + text[1:]
