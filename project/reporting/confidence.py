@@ -25,7 +25,6 @@ from project.reporting.findings import (
     Words,
     missing,
     share,
-    with_unit,
 )
 
 SMALL, LARGE = 0.01, 0.05  # ECE that is small whatever its cause, and that is too large
