@@ -5,12 +5,14 @@ The confidence is the probability of the predicted class. Everything is computed
 Shape letters: N examples, K classes (of a language model, its vocabulary), M bins, D draws.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from project.reporting.bootstrap import DRAWS, bootstrap, chunks, interval_95
+from project.training.intervals import Z_95, wilson_interval
 
 BINS = 15  # of Guo et al. 2017
 COLDEST, HOTTEST = 0.05, 20.0  # temperatures that are looked at
@@ -167,16 +169,20 @@ class Temperature(NamedTuple):
     n: int
 
 
-def fit_temperature(logits: Tensor, labels: Tensor) -> Temperature | None:
+def fit_temperature(
+    logits: Tensor, labels: Tensor, groups: Tensor | None = None
+) -> Temperature | None:
     """Return the temperature of least negative log-likelihood; None where there is none.
 
     That is where every prediction is right: the likelihood then rises for ever as T falls to 0.
     Source: Guo et al. 2017. The loss is convex in 1 / T, so that Newton's steps, kept within a
-    bracket, find it. The interval is that of an M-estimator (Huber 1967), examples independent.
+    bracket, find it. The interval is that of an M-estimator (Huber 1967).
 
     Args:
         logits: Float (N, K), of examples that were not trained on.
         labels: int64 (N,).
+        groups: Number of the group of each example, int64 (N,), where those of one group are not
+            independent, such as the tokens of a window.
     """
     if bool((logits.argmax(dim=1) == labels).all()):
         return None
@@ -191,9 +197,10 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> Temperature | None:
         if change < 1e-9 * inverse:
             break
     slopes, curvature = slopes_of_loss(logits, labels, inverse)
-    spread = 1.96 * slopes.square().mean().sqrt().item() / (max(curvature, 1e-12) * inverse)
-    spread = min(spread / len(labels) ** 0.5, 50.0)  # of log T
-    scale = torch.tensor(spread).exp().item()
+    if groups is not None:
+        slopes = torch.zeros(int(groups.max()) + 1).double().index_add_(0, groups, slopes)
+    error = slopes.square().sum().sqrt().item() / len(labels) / max(curvature, 1e-12)  # of 1 / T
+    scale = math.exp(min(Z_95 * error / inverse, 50.0))
     return Temperature(1 / inverse, (1 / inverse / scale, scale / inverse), len(labels))
 
 
@@ -244,8 +251,6 @@ def reliability_picture(before: Verdicts, after: Verdicts | None, unit: str) -> 
 
 def reliability(of: Verdicts) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return, of each bin that holds any, in %: mean confidence, accuracy, its Wilson interval."""
-    from project.training.intervals import wilson_interval
-
     bin_of = equal_width(of.confidence)
     rows = []
     for m in bin_of.unique().tolist():

@@ -174,13 +174,17 @@ def by_scaling(
     )
     for column, key, title, unit in SCORES:
         first, second = (score(of, key) for of in (before, after))
-        draws, change = drawn[:, 1, column], drawn[:, 1, column] - drawn[:, 0, column]
-        interval = error_interval(second, draws, chance) if key == "ece" else interval_95(draws)
+        draws, changes = drawn[:, 1, column], drawn[:, 1, column] - drawn[:, 0, column]
+        change, how_here = second - first, how
+        interval, of_change = interval_95(draws), interval_95(changes)
+        if key == "ece":  # biased, and so turned round the estimate
+            how_here, interval = f"basic {how}", error_interval(second, draws, chance)
+            of_change = (2 * change - of_change[1], 2 * change - of_change[0])
         found += [
-            Measure(f"{key}_scaled", f"{title}, scaled", second, unit, n, interval, seed, how),
+            Measure(f"{key}_scaled", f"{title}, scaled", second, unit, n, interval, seed, how_here),
             Measure(
-                f"{key}_change", f"{title}, scaled less as trained", second - first, unit, n,
-                interval_95(change), seed, f"paired {how}",
+                f"{key}_change", f"{title}, scaled less as trained", change, unit, n, of_change,
+                seed, f"paired {how_here}",
             ),
         ]  # fmt: skip
     return found

@@ -342,8 +342,8 @@ def of_confident(accuracy: Measure, alone: list[Measure], of: Outcome) -> str:
     by_key = {measure.key: measure for measure in alone}
     if (accuracy.value or 0.0) >= ALONE:
         kept = of.confidence.argsort(descending=True, stable=True)[: round(0.9 * len(of.labels))]
-        right = digits(100 * of.right[kept].double().mean().item())
-        return f"Of the most confident 90 %, {right} % are right."
+        right = 100 * of.right[kept].double().mean().item()
+        return f"Of the most confident 90 %, {right:.2f} % are right."
     if "right_alone" not in by_key:
         return f"There is no confidence above which {100 * ALONE:.0f} % are right."
     return (
