@@ -234,7 +234,7 @@ def reliability_picture(before: Verdicts, after: Verdicts | None, unit: str) -> 
         (before, "tab:blue", "as trained"),
     ):
         if verdict is not None:
-            x, y, low, high = reliability(verdict)
+            x, y, low, high = (column.numpy() for column in reliability(verdict))
             axes.errorbar(
                 x, y, [y - low, high - y], fmt="o", markersize=4, linewidth=1, capsize=2,
                 color=colour, label=label,
@@ -243,7 +243,7 @@ def reliability_picture(before: Verdicts, after: Verdicts | None, unit: str) -> 
     axes.legend(fontsize=8, loc="lower right")
     counts = torch.bincount(equal_width(before.confidence), minlength=BINS)
     middles = (torch.arange(BINS) + 0.5) * 100 / BINS
-    below.bar(middles, counts, width=90 / BINS, color="tab:blue")
+    below.bar(middles.tolist(), counts.tolist(), width=90 / BINS, color="tab:blue")
     below.set(xlabel="confidence, %", ylabel=unit, yscale="log", xlim=(0, 101.5))
     below.set_ylim(0.7, max(10, 2 * int(counts.max())))
     return png(drawn(figure))
