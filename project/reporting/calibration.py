@@ -16,7 +16,7 @@ from project.training.intervals import Z_95, wilson_interval
 
 BINS = 15  # of Guo et al. 2017
 COLDEST, HOTTEST = 0.05, 20.0  # temperatures that are looked at
-ROWS = 4096  # logits that are taken to float64 at once
+AT_ONCE = 1 << 24  # logits that are taken to float64: 128 MB
 
 
 class Verdicts(NamedTuple):
@@ -37,8 +37,8 @@ class Verdicts(NamedTuple):
 
 def verdicts(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> Verdicts:
     """Return what logits (N, K), divided by a temperature, say of examples with labels (N,)."""
-    parts = []
-    for some, truth in zip(logits.split(ROWS), labels.split(ROWS), strict=True):
+    parts, rows = [], max(1, AT_ONCE // logits.shape[1])
+    for some, truth in zip(logits.split(rows), labels.split(rows), strict=True):
         log_shares = (some.double() / temperature).log_softmax(dim=1)
         shares = log_shares.exp()
         confidence, predicted = shares.max(dim=1)
@@ -206,8 +206,8 @@ def fit_temperature(
 
 def slopes_of_loss(logits: Tensor, labels: Tensor, inverse: float) -> tuple[Tensor, float]:
     """Return derivatives by 1 / T of the losses at logits / T: of each, (N,); the second's mean."""
-    slopes, curvature = [], 0.0
-    for some, truth in zip(logits.split(ROWS), labels.split(ROWS), strict=True):
+    slopes, curvature, rows = [], 0.0, max(1, AT_ONCE // logits.shape[1])
+    for some, truth in zip(logits.split(rows), labels.split(rows), strict=True):
         some = some.double()
         shares = (inverse * some).softmax(dim=1)
         mean = (shares * some).sum(dim=1)

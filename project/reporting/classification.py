@@ -93,10 +93,12 @@ def most_confused(confusion: Tensor, count: int) -> list[tuple[int, int, int]]:
     return [cell for cell in found if cell[2] > 0]
 
 
-def threshold_of(confidence: Tensor, right: Tensor, accuracy: float) -> float | None:
+def threshold_of(
+    confidence: Tensor, right: Tensor, accuracy: float, fewest: int = 1
+) -> float | None:
     """Return the confidence above or at which most examples remain, `accuracy` of them right.
 
-    None where no threshold gives that.
+    None where no threshold leaves that, or only fewer than `fewest` examples.
 
     Args:
         confidence: float64 (N,).
@@ -108,5 +110,5 @@ def threshold_of(confidence: Tensor, right: Tensor, accuracy: float) -> float | 
     sorted_confidence = confidence[order]
     is_last = torch.ones(len(order), dtype=torch.bool)
     is_last[:-1] = sorted_confidence[1:] < sorted_confidence[:-1]
-    good = (right[order].double().cumsum(0) >= accuracy * kept) & is_last
+    good = (right[order].double().cumsum(0) >= accuracy * kept) & is_last & (kept >= fewest)
     return sorted_confidence[good.nonzero().max()].item() if good.any() else None

@@ -91,6 +91,7 @@ def test_threshold_keeps_the_most_that_are_right_enough() -> None:
     assert threshold_of(confidence, right, 0.75) == confidence[3]
     assert threshold_of(confidence, right, 1.0) == confidence[1]
     assert threshold_of(confidence, ~right, 0.9) is None
+    assert threshold_of(confidence, right, 1.0, fewest=3) is None
     # Equal confidences cannot be told apart.
     equal = torch.tensor([0.9, 0.9, 0.5]).double()
     assert threshold_of(equal, torch.tensor([True, False, False]), 1.0) is None
@@ -162,7 +163,7 @@ def test_record_of_other_images_is_not_compared(trained, monkeypatch) -> None:
     subject, _ = trained
     monkeypatch.setitem(subject.record["data"], "sha256", {"test": "of others"})
     told = performance.section(subject).blocks[1].text
-    assert "other images" in told
+    assert "other data" in told
 
 
 def test_marks_follow_their_rule() -> None:

@@ -221,7 +221,7 @@ def test_losses_windows_and_intervals_are_those_of_the_test(streams: bool) -> No
         assert read.tolist() == [1 + i % length for i in range(len(losses))]
     else:
         assert read.tolist() == [1 + i % 50 for i in range(len(losses))]
-    assert "a difference of" in performance.recorded(subject, text, "test", results)
+    assert "a difference of" in performance.compared(subject, text, "test", results)
 
 
 def test_readings_visit_each_token_once_with_its_own_logits() -> None:

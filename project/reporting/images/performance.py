@@ -31,6 +31,7 @@ from project.reporting.findings import (
     share,
 )
 from project.reporting.images.mistakes import confusion_picture, errors_picture
+from project.reporting.recorded import recorded
 from project.reporting.subject import Images, Subject
 from project.training.intervals import mean_interval, wilson_interval
 
@@ -38,10 +39,12 @@ ENOUGH = 0.90  # accuracy below which a model is to be used with care
 FAR_BELOW = 0.05  # recall below that of the other classes, which is more than a nuance
 SURE = 0.05  # p-value below which a difference is no chance
 ALONE = 0.99  # accuracy that is asked of what is decided without a person
+FEWEST_ALONE = 100  # validation images that must show it
 COVERAGES = (1.0, 0.99, 0.95, 0.9, 0.8, 0.5)
 MOST_ROWS = 30  # of a table of classes
 MOST_CONFUSED = 8
 MOST_ERRORS = 12
+LONGEST = 18  # letters of a class's name above a picture
 RULE = f"""\
 The mark: "fails" where the interval of the accuracy reaches the share of the commonest class; \
 "with care" where it reaches below {ENOUGH:.0%}, or a class is {100 * FAR_BELOW:.0f} points or \
@@ -92,7 +95,7 @@ def section(subject: Subject) -> Section:
     alone = alone_figures(images, of)
     blocks: list[Block] = [
         Figures(figures, f"On all {len(of.labels):,} images of the {split} split"),
-        Words(recorded(subject, images, split, of)),
+        Words(compared(subject, images, split, of)),
         Table(*class_table(classes), "By class, the weakest first"),
         Words(of_weakest(classes)),
         *confusions(confusion, names),
@@ -157,17 +160,12 @@ def on_training_images(subject: Subject, images: Images) -> Measure:
     return share("train_accuracy", title, right, len(chosen), subject.seed)
 
 
-def recorded(subject: Subject, images: Images, split: str, of: Outcome) -> str:
+def compared(subject: Subject, images: Images, split: str, of: Outcome) -> str:
     """Return how this compares with what the run recorded of the same checkpoint and images."""
-    known = subject.record.get("metrics", {}).get(split, {})
-    if subject.run is None or "accuracy" not in known:
-        return "There is no record of this checkpoint to compare with."
-    best = subject.run / subject.record.get("best_checkpoint", "")
-    if best.resolve() != subject.checkpoint.resolve():
-        return "run.json is of another checkpoint of this run, so there is nothing to compare with."
     hashes = subject.record.get("data", {}).get("sha256", {})
-    if hashes.get(split) != images.data.hashes[split]:
-        return "run.json is of other images than these, so there is nothing to compare with."
+    known = recorded(subject, split, hashes.get(split) == images.data.hashes[split])
+    if isinstance(known, str):
+        return known
     then, now = known["accuracy"]["right"], int(of.right.sum())
     loss = of.losses.mean().item() - known["loss"]["value"]
     same = "the same number" if then == now else f"{now - then:+,}"
@@ -256,10 +254,12 @@ def errors(images: Images, split: str, of: Outcome) -> list[Block]:
         [str(i), names[of.labels[i]], names[of.predicted[i]], f"{100 * of.confidence[i]:.2f}"]
         for i in chosen.tolist()
     ]
-    titles = [f"#{i}\n{said}, not {true}\n{sure} %" for i, true, said, sure in rows]
+    titles = [
+        f"#{i}, {sure} %\n{said[:LONGEST]}\nnot {true[:LONGEST]}" for i, true, said, sure in rows
+    ]
     caption = (
         f"The {len(chosen)} errors of {len(wrong):,} with the highest confidence: number of the "
-        f"image in the {split} split, what was predicted, the label, and the confidence. Some of "
+        f"image in the {split} split, confidence, what was predicted, and the label. Some of "
         "the labels may be what is wrong: see Data."
     )
     picture = errors_picture(images.pixels(split, chosen).cpu(), titles)
@@ -287,9 +287,9 @@ def alone_figures(images: Images, of: Outcome) -> list[Measure]:
         why = "there is no test split to judge a threshold on that is chosen on validation"
         return [missing("decided_alone", share_title, why)]
     val = outcome(images.logits("val"), images.labels("val"))
-    threshold = threshold_of(val.confidence, val.right, ALONE)
+    threshold = threshold_of(val.confidence, val.right, ALONE, FEWEST_ALONE)
     if threshold is None:
-        why = f"no confidence makes {100 * ALONE:.0f} % of validation images right"
+        why = f"no {FEWEST_ALONE} most confident validation images are {100 * ALONE:.0f} % right"
         return [missing("decided_alone", share_title, why)]
     kept = of.confidence >= threshold
     n = int(kept.sum())
@@ -345,7 +345,7 @@ def of_confident(accuracy: Measure, alone: list[Measure], of: Outcome) -> str:
         right = 100 * of.right[kept].double().mean().item()
         return f"Of the most confident 90 %, {right:.2f} % are right."
     if "right_alone" not in by_key:
-        return f"There is no confidence above which {100 * ALONE:.0f} % are right."
+        return f"It is nowhere so confident that {100 * ALONE:.0f} % are right."
     return (
         f"It is confident enough to decide {by_key['decided_alone'].number()} of them alone, of "
         f"which {by_key['right_alone'].number()} are right."

@@ -3,6 +3,8 @@
 Shape letters: N tokens of a split, V vocabulary.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -48,13 +50,23 @@ def fitted_temperature(subject: Subject, text: Text, split: str) -> Temperature 
     kept[torch.randperm(number, generator=generator)[:most]] = True
     windows, _ = text.windows_read("val")
     logits, labels, groups = [], [], []
-    for found, targets, places in subject.track(text.readings("val"), "reading validation text"):
+    for found, targets, places in readings(subject, text, "val"):
         chosen = kept[places].to(found.device)
         logits.append(found[chosen].float().cpu())
         labels.append(targets[chosen].cpu())
         groups.append(windows[places[kept[places]]])
     fitted = fit_temperature(torch.cat(logits), torch.cat(labels), torch.cat(groups))
     return fitted or "every validation token is predicted right: no temperature is the best"
+
+
+def readings(subject: Subject, text: Text, split: str) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield what `Text.readings` does, on a device that knows float64."""
+    batches = len(text.data.evaluation_loader(split))
+    for logits, targets, places in subject.track(
+        text.readings(split), f"reading {split} text", batches
+    ):
+        is_mps = logits.device.type == "mps"
+        yield (logits.cpu(), targets.cpu(), places) if is_mps else (logits, targets, places)
 
 
 def said_of(
@@ -67,7 +79,7 @@ def said_of(
     number = len(text.tokens(split)) - 1
     tables = [torch.zeros(number, 4, dtype=torch.float64) for _ in range(1 + bool(temperature))]
     among_few = torch.zeros(number, dtype=torch.float64)
-    for logits, targets, places in subject.track(text.readings(split), f"reading {split} text"):
+    for logits, targets, places in readings(subject, text, split):
         for table, t in zip(tables, (1.0, temperature or 1.0), strict=False):
             table[places] = torch.stack(verdicts(logits, targets, t), dim=1).cpu()
         few = logits.topk(min(FEW, logits.shape[1]), dim=1).indices

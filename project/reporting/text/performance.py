@@ -21,6 +21,7 @@ from project.reporting.findings import (
     Words,
 )
 from project.reporting.memorisation import is_repeated
+from project.reporting.recorded import recorded
 from project.reporting.subject import Subject, Text
 from project.reporting.text.copying import Copying, copying
 from project.reporting.text.losses import (
@@ -71,7 +72,7 @@ def section(subject: Subject) -> Section:
     found = copying(subject, text, split)
     blocks: list[Block] = [
         Figures(figures, f"On all {len(losses):,} tokens of the {split} split"),
-        Words(recorded(subject, text, split, results)),
+        Words(compared(subject, text, split, results)),
         Figures(rivals, "Without a neural network"),
         Figures(apart, f"Text that the training text repeats, in spans of {REPEATED} bytes"),
         Words(OF_BASELINES),
@@ -195,16 +196,12 @@ def known_and_new(subject: Subject, text: Text, split: str) -> list[Measure]:
     return found
 
 
-def recorded(subject: Subject, text: Text, split: str, results: dict[str, Any]) -> str:
+def compared(subject: Subject, text: Text, split: str, results: dict[str, Any]) -> str:
     """Return how this compares with what the run recorded of the same checkpoint and text."""
-    known = subject.record.get("metrics", {}).get(split, {})
-    if subject.run is None or "loss" not in known:
-        return "There is no record of this checkpoint to compare with."
-    best = subject.run / subject.record.get("best_checkpoint", "")
-    if best.resolve() != subject.checkpoint.resolve():
-        return "run.json is of another checkpoint of this run, so there is nothing to compare with."
-    if subject.record.get("data", {}).get("sha256") != text.data.info["sha256"]:
-        return "run.json is of another text than this, so there is nothing to compare with."
+    is_same = subject.record.get("data", {}).get("sha256") == text.data.info["sha256"]
+    known = recorded(subject, split, is_same)
+    if isinstance(known, str):
+        return known
     then, now = known["loss"], results["loss"]
     return (
         f"run.json recorded {then['value']:.5f} nats on {then['count']:,} tokens for this "
