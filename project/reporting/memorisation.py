@@ -14,6 +14,7 @@ from torch import Tensor, nn
 Characters = NDArray[np.unsignedinteger]  # code points, or bytes
 Hashes = NDArray[np.uint64]
 CHUNK = 1 << 20  # characters of the training text that are looked at together
+AT_ONCE = 1 << 24  # logits in memory: 64 MB
 FACTOR = 0x9E3779B97F4A7C15  # odd, so that one can divide by it modulo 2^64
 SPREAD = 0xD6E8FEB86659FD93  # so that near code points have far values
 FILTER_SHIFT = np.uint64(64 - 20)
@@ -114,8 +115,8 @@ def reproduced_tokens(
         prompt: P.
         vocab_size: V of the tokenizer: other logits are not looked at.
     """
-    parts = []
-    for some, truth in zip(inputs.split(64), targets.split(64), strict=True):
+    parts, rows = [], max(1, AT_ONCE // (inputs.shape[1] * vocab_size))
+    for some, truth in zip(inputs.split(rows), targets.split(rows), strict=True):
         likeliest = network(some)[:, prompt - 1 :, :vocab_size].argmax(dim=2)  # (b, T)
         parts.append((likeliest == truth[:, prompt - 1 :]).long().cumprod(dim=1).sum(dim=1).cpu())
     return torch.cat(parts)

@@ -108,6 +108,13 @@ def test_spans_are_found_across_the_pieces_that_the_text_is_read_in(monkeypatch)
     assert longest_copy(characters(train), [text])[0] == len(" sat on the mat and ")
 
 
+def test_a_text_that_is_shorter_than_a_span_has_none() -> None:
+    train, short, text = (characters(t) for t in ("abcdefgh", "cd", "xcdez"))
+    found = spans_found(train, [short, text, short], 3)
+    assert [there.tolist() for there in found] == [[], [False, True, False], []]
+    assert [len(there) for there in spans_found(train, [short], 50)] == [0]
+
+
 def test_nothing_is_copied_where_no_letter_is_shared() -> None:
     assert longest_copy(characters("abc"), [characters("xyz")]) == (0, 0, 0)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from project.data.text import take_windows
-from project.reporting.findings import Block, Figures, Measure, Passage, Words, fact, share
+from project.reporting.findings import Block, Figures, Measure, Passage, Words, fact, missing, share
 from project.reporting.memorisation import (
     Characters,
     characters,
@@ -28,7 +28,7 @@ SHOWN_TOKENS = 300
 TEMPERATURES = (1.0, 0.8)
 SPAN = 50  # characters that are not alike by chance
 EXTRACTED = 50  # tokens of a prompt and after it: Carlini et al. 2022
-MOST_TRAINING_TOKENS = 16_000_000  # in which copies are looked for
+MOST_SEARCHED = 16_000_000  # training tokens in which copies are looked for, the last ones
 WHAT = f"""\
 Prompts are taken from text that was not trained on; the model goes on, and so did the writer of \
 the text. How much of each stands letter for letter in the training text is counted in spans of \
@@ -74,8 +74,8 @@ def copying(subject: Subject, text: Text, split: str) -> Copying:
 
 
 def training_characters(text: Text) -> Characters:
-    """Return the training text, or its beginning where it is long."""
-    tokens = np.asarray(text.tokens("train")[:MOST_TRAINING_TOKENS])
+    """Return the training text, or its end where it is long."""
+    tokens = np.asarray(text.tokens("train")[-MOST_SEARCHED:])
     return characters(text.tokenizer.decode(tokens.tolist()))
 
 
@@ -104,9 +104,13 @@ def samples(
     return torch.stack(written, dim=1).tolist()
 
 
-def shares_found(train: Characters, texts: list[Characters]) -> list[float]:
-    """Return of each text the share of its spans that stand in the training text."""
-    return [float(found.mean()) for found in spans_found(train, texts, SPAN) if len(found)]
+def shares_found(train: Characters, texts: list[Characters]) -> list[float | None]:
+    """Return of each text the share of its spans that stand in the training text.
+
+    None of a text that is shorter than a span.
+    """
+    found = spans_found(train, texts, SPAN)
+    return [float(here.mean()) if len(here) else None for here in found]
 
 
 def copied(
@@ -114,30 +118,34 @@ def copied(
     title: str,
     train: Characters,
     texts: list[Characters],
-    shares: list[float],
+    shares: list[float | None],
     seed: int | None,
 ) -> list[Measure]:
-    n = len(shares)
-    how = "normal, over passages" if n > 1 else f"no passage has {SPAN} characters"
-    share_title = f"Spans of {SPAN} characters, {title}"
+    of_share = f"Spans of {SPAN} characters, {title}"
+    known = [found for found in shares if found is not None]
     length, _, _ = longest_copy(train, texts)
     return [
-        Measure(
-            f"copied_{key}", share_title, sum(shares) / n if n else None, "%", n,
-            mean_interval(shares, [1] * n), seed, how,
-        ),
+        mean_share(f"copied_{key}", of_share, known, seed, "normal, over passages"),
         fact(f"longest_{key}", f"Longest copy, {title}", length, "characters"),
-    ]  # fmt: skip
+    ]
 
 
-def beyond(key: str, title: str, found: list[float], real: list[float], seed: int) -> Measure:
+def beyond(
+    key: str, title: str, found: list[float | None], real: list[float | None], seed: int
+) -> Measure:
     """Return how much more of the samples is copied than of the text that follows their prompts."""
-    n = min(len(found), len(real))
-    change = [a - b for a, b in zip(found[:n], real[:n], strict=True)]
-    how = "normal, paired by the prompt" if n > 1 else "too little text"
-    value = sum(change) / n if n else None
+    both = zip(found, real, strict=True)
+    change = [a - b for a, b in both if a is not None and b is not None]
     title = f"Beyond real text, {title}"
-    return Measure(f"beyond_{key}", title, value, "%", n, mean_interval(change, [1] * n), seed, how)
+    return mean_share(f"beyond_{key}", title, change, seed, "normal, paired by the prompt")
+
+
+def mean_share(key: str, title: str, shares: list[float], seed: int | None, how: str) -> Measure:
+    n = len(shares)
+    if n == 0:
+        return missing(key, title, f"no passage has {SPAN} characters")
+    how = how if n > 1 else "a single passage"
+    return Measure(key, title, sum(shares) / n, "%", n, mean_interval(shares, [1] * n), seed, how)
 
 
 def sample_passage(text: Text, prompt: Tensor, written: list[int], temperature: float) -> Passage:

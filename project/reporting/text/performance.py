@@ -23,7 +23,7 @@ from project.reporting.findings import (
 from project.reporting.memorisation import is_repeated
 from project.reporting.recorded import recorded
 from project.reporting.subject import Subject, Text
-from project.reporting.text.copying import Copying, copying
+from project.reporting.text.copying import MOST_SEARCHED, Copying, copying
 from project.reporting.text.losses import (
     by_frequency,
     by_kind,
@@ -39,7 +39,6 @@ MOST_COUNTED = 4_000_000  # training tokens whose n-grams are counted
 SMALL_VOCABULARY, ORDER_SMALL, ORDER_LARGE = 1024, 6, 3  # longest n-gram
 MOST_COMPRESSED = 4_000_000  # bytes of training text that the compressor has seen
 MOST_COMPRESSED_TEST = 1_000_000
-MOST_SEARCHED = 16_000_000  # training tokens in which repetitions are looked for
 GAP_WINDOWS = 200
 REPEATED = 50  # bytes that are not alike by chance
 RULE = """\
