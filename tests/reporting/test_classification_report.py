@@ -166,6 +166,16 @@ def test_record_of_other_images_is_not_compared(trained, monkeypatch) -> None:
     assert "other data" in told
 
 
+def test_classes_are_set_against_all_others() -> None:
+    confusion = torch.tensor([[90, 10, 0], [0, 100, 0], [25, 0, 25]])
+    third, first, second = performance.by_recall(confusion, ["a", "b", "c"])
+    assert (third.name, third.recall, third.named) == ("c", 0.5, 25)
+    assert third.others == pytest.approx(190 / 200)
+    assert first.others == pytest.approx(125 / 150)
+    assert second.others == pytest.approx(115 / 150)
+    assert [c.is_left_behind for c in (third, first, second)] == [True, False, False]
+
+
 def test_marks_follow_their_rule() -> None:
     share = performance.share
     good = [performance.ClassResult(str(c), 99, 100, 99, 0.99, 1.0) for c in range(3)]

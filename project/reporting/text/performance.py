@@ -37,7 +37,7 @@ from project.training.results import text_results
 
 MOST_COUNTED = 4_000_000  # training tokens whose n-grams are counted
 SMALL_VOCABULARY, ORDER_SMALL, ORDER_LARGE = 1024, 6, 3  # longest n-gram
-MOST_COMPRESSED = 4_000_000  # bytes of training text that the compressor has seen
+MOST_COMPRESSED = 2_000_000  # bytes of training text that the compressor has seen
 MOST_COMPRESSED_TEST = 1_000_000
 GAP_WINDOWS = 200
 REPEATED = 50  # bytes that are not alike by chance
