@@ -207,25 +207,60 @@ class Text:
         return torch.cat(parts)
 
     @torch.no_grad()
+    def readings(self, split: str) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield logits, targets and their places for all of a split, as in its test.
+
+        Read in the order of the text, recurrent networks with their state. Logits (n, V) and
+        targets int64 (n,) are on the device; places int64 (n,), on the CPU, count from the second
+        token of the split, each once.
+        """
+        state: Any = None
+        for batch in self.data.evaluation_loader(split):
+            counted = batch.targets != IGNORED  # (B, T)
+            assert batch.starts is not None
+            places = batch.starts[:, None] + torch.arange(counted.shape[1])
+            batch = batch._replace(
+                inputs=batch.inputs.to(self.device), targets=batch.targets.to(self.device)
+            )
+            logits, state = self.task.read(batch, state if batch.continues else None)
+            logits, targets = logits.flatten(0, 1), batch.targets.flatten()
+            if not counted.all():  # else a copy of all logits
+                logits, targets = logits[targets != IGNORED], targets[targets != IGNORED]
+            yield logits, targets, places[counted]
+
     def losses(self, split: str) -> Tensor:
         """Return the loss of each token of a split after its first, nats (N - 1,), as in its test.
 
-        Computed once. Read in the order of the text, recurrent networks with their state.
+        Computed once.
         """
         if split not in self.known_losses:
             losses = torch.zeros(len(self.tokens(split)) - 1)
-            state: Any = None
-            for batch in self.data.evaluation_loader(split):
-                batch = batch._replace(
-                    inputs=batch.inputs.to(self.device), targets=batch.targets.to(self.device)
-                )
-                logits, state = self.task.read(batch, state if batch.continues else None)
-                counted = (batch.targets != IGNORED).cpu()
-                assert batch.starts is not None
-                places = batch.starts[:, None] + torch.arange(counted.shape[1])
-                losses[places[counted]] = token_losses(logits, batch.targets).cpu()[counted]
+            for logits, targets, places in self.readings(split):
+                losses[places] = token_losses(logits[None], targets[None])[0].cpu()
             self.known_losses[split] = losses
         return self.known_losses[split]
+
+    def windows_read(self, split: str) -> tuple[Tensor, Tensor]:
+        """Return of each token after the first: the number of its window, what was read before.
+
+        Both int64 (N - 1,), of the windows of a test. What was read is the number of tokens, the
+        one just before included, since the network began from nothing.
+        """
+        keeps_state = hasattr(self.network, "extend") and not hasattr(
+            self.network, "context_length"
+        )
+        numbers = torch.zeros(len(self.tokens(split)) - 1, dtype=torch.int64)
+        read, count, before = numbers.clone(), 0, 0
+        for batch in self.data.evaluation_loader(split):
+            counted = batch.targets != IGNORED
+            assert batch.starts is not None
+            rows, length = counted.shape
+            places = (batch.starts[:, None] + torch.arange(length))[counted]
+            before = before + length if batch.continues and keeps_state else 0
+            numbers[places] = (count + torch.arange(rows)[:, None]).expand(rows, length)[counted]
+            read[places] = (before + 1 + torch.arange(length)).expand(rows, length)[counted]
+            count += rows
+        return numbers, read
 
     @cached_property
     def byte_counts(self) -> Tensor:

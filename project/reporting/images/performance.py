@@ -1,0 +1,352 @@
+"""How often is a classifier right, where is it wrong, and when can it be left alone?
+
+Shape letters: N images of the measured split, K classes.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from project.reporting.bootstrap import DRAWS, interval_95
+from project.reporting.classification import (
+    class_averages,
+    most_confused,
+    resampled_averages,
+    threshold_of,
+    worse_than_the_rest,
+)
+from project.reporting.findings import (
+    Block,
+    Figures,
+    Mark,
+    Measure,
+    Picture,
+    Section,
+    Table,
+    Words,
+    digits,
+    fact,
+    missing,
+    share,
+)
+from project.reporting.images.mistakes import confusion_picture, errors_picture
+from project.reporting.recorded import recorded
+from project.reporting.subject import Images, Subject
+from project.training.intervals import mean_interval, wilson_interval
+
+ENOUGH = 0.90  # accuracy below which a model is to be used with care
+FAR_BELOW = 0.05  # recall below that of the other classes, which is more than a nuance
+SURE = 0.05  # p-value below which a difference is no chance
+ALONE = 0.99  # accuracy that is asked of what is decided without a person
+FEWEST_ALONE = 100  # validation images that must show it
+COVERAGES = (1.0, 0.99, 0.95, 0.9, 0.8, 0.5)
+MOST_ROWS = 30  # of a table of classes
+MOST_CONFUSED = 8
+MOST_ERRORS = 12
+LONGEST = 18  # letters of a class's name above a picture
+RULE = f"""\
+The mark: "fails" where the interval of the accuracy reaches the share of the commonest class; \
+"with care" where it reaches below {ENOUGH:.0%}, or a class is {100 * FAR_BELOW:.0f} points or \
+more below the others and the test says that this is no chance (Fisher's exact test against all \
+other classes, p below {SURE} after Holm's correction for {{}} classes); else "holds".\
+""".replace("%", " %")
+
+
+class Outcome(NamedTuple):
+    """What became of each image of a split, all (N,) on the CPU."""
+
+    labels: Tensor
+    predicted: Tensor
+    confidence: Tensor  # float64
+    losses: Tensor  # nats, float64
+    right: Tensor  # bool
+
+
+class ClassResult(NamedTuple):
+    """How one class is recognised."""
+
+    name: str
+    right: int
+    support: int
+    named: int  # images of any class that were taken for it
+    others: float  # recall of all other classes together
+    p_value: float  # that it is no worse than the others, adjusted for the number of classes
+
+    @property
+    def recall(self) -> float:
+        return self.right / max(1, self.support)
+
+    @property
+    def is_left_behind(self) -> bool:
+        return self.others - self.recall >= FAR_BELOW and self.p_value < SURE
+
+
+def section(subject: Subject) -> Section:
+    images = subject.images
+    assert images is not None
+    split, names = images.measured_split, images.class_names
+    of = outcome(images.logits(split), images.labels(split))
+    num_classes = len(names)
+    confusion = torch.bincount(of.labels * num_classes + of.predicted, minlength=num_classes**2)
+    confusion = confusion.view(num_classes, num_classes)
+    classes = by_recall(confusion, names)
+    figures = overall(subject, images, split, of)
+    alone = alone_figures(images, of)
+    blocks: list[Block] = [
+        Figures(figures, f"On all {len(of.labels):,} images of the {split} split"),
+        Words(compared(subject, images, split, of)),
+        Table(*class_table(classes), "By class, the weakest first"),
+        Words(of_weakest(classes)),
+        *confusions(confusion, names),
+        *errors(images, split, of),
+        Table(*coverage_table(of), "If only the most confident are decided"),
+        Figures(alone, "Left alone: the threshold is chosen on the validation split"),
+        Words(RULE.format(num_classes)),
+    ]
+    mark = mark_of(figures[0], figures[1], classes)
+    verdict = verdict_of(figures, alone, of, classes, split)
+    return Section("performance", "Performance", mark, verdict, blocks)
+
+
+def outcome(logits: Tensor, labels: Tensor) -> Outcome:
+    log_shares = logits.double().log_softmax(dim=1)
+    confidence, predicted = log_shares.exp().max(dim=1)
+    losses = -log_shares.gather(1, labels[:, None])[:, 0]
+    return Outcome(labels, predicted, confidence, losses, predicted == labels)
+
+
+def overall(subject: Subject, images: Images, split: str, of: Outcome) -> list[Measure]:
+    """Return the figures of the whole split: accuracy first, then that of the commonest class."""
+    n, num_classes = len(of.labels), len(images.class_names)
+    commonest = int(torch.bincount(images.labels("train")).argmax())
+    averages = class_averages(of.labels, of.predicted, torch.ones(1, n).double(), num_classes)
+    drawn = resampled_averages(
+        of.labels, of.predicted, num_classes, subject.generator("performance")
+    )
+    how = f"bootstrap over images, {DRAWS:,} draws"
+    found = [
+        share("accuracy", "Accuracy", int(of.right.sum()), n),
+        share(
+            "majority", f"Always {images.class_names[commonest]!r}, the commonest in training",
+            int((of.labels == commonest).sum()), n,
+        ),
+        Measure(
+            "loss", "Loss (negative log-likelihood)", of.losses.mean().item(), "nats", n,
+            mean_interval(of.losses.tolist(), [1] * n), None, "normal",
+        ),
+        Measure(
+            "balanced_accuracy", "Balanced accuracy", averages.recall.item(), "%", n,
+            interval_95(drawn.recall), subject.seed, how,
+        ),
+        Measure(
+            "macro_f1", "F1, mean over classes", averages.f1.item(), "%", n,
+            interval_95(drawn.f1), subject.seed, how,
+        ),
+    ]  # fmt: skip
+    if num_classes > 10:
+        best = images.logits(split).topk(5, dim=1).indices == of.labels[:, None]  # (N, 5)
+        for k in (2, 5):
+            right = int(best[:, :k].any(dim=1).sum())
+            found.append(share(f"top_{k}", f"Right among the {k} likeliest", right, n))
+    return [*found, on_training_images(subject, images)]
+
+
+def on_training_images(subject: Subject, images: Images) -> Measure:
+    chosen = images.sample("train", subject.n, subject.generator("performance train"))
+    predicted = images.classify(images.pixels("train", chosen)).argmax(dim=1)
+    right = int((predicted == images.labels("train", chosen)).sum())
+    title = "Accuracy on training images, as they are"
+    return share("train_accuracy", title, right, len(chosen), subject.seed)
+
+
+def compared(subject: Subject, images: Images, split: str, of: Outcome) -> str:
+    """Return how this compares with what the run recorded of the same checkpoint and images."""
+    hashes = subject.record.get("data", {}).get("sha256", {})
+    known = recorded(subject, split, hashes.get(split) == images.data.hashes[split])
+    if isinstance(known, str):
+        return known
+    then, now = known["accuracy"]["right"], int(of.right.sum())
+    loss = of.losses.mean().item() - known["loss"]["value"]
+    same = "the same number" if then == now else f"{now - then:+,}"
+    return (
+        f"run.json recorded {then:,} right of {known['accuracy']['count']:,} for this checkpoint; "
+        f"here, in float32, {now:,}: {same}. The loss differs by {loss:+.1e} nats."
+    )
+
+
+def by_recall(confusion: Tensor, names: list[str]) -> list[ClassResult]:
+    """Return the classes of which there are images, the worst recognised first."""
+    right, support = confusion.diagonal(), confusion.sum(dim=1)
+    named, p_values = confusion.sum(dim=0), worse_than_the_rest(right, support)
+    others = (right.sum() - right) / (support.sum() - support).clamp(min=1)
+    found = [
+        ClassResult(
+            names[c], int(right[c]), int(support[c]), int(named[c]), others[c].item(), p_values[c]
+        )
+        for c in range(len(names))
+        if support[c] > 0
+    ]
+    return sorted(found, key=lambda result: result.recall)
+
+
+def of_weakest(classes: list[ClassResult]) -> str:
+    weakest = classes[0]
+    low, high = wilson_interval(weakest.right, weakest.support)
+    told = (
+        f"Weakest class: {weakest.name!r}, {digits(100 * weakest.recall)} % of "
+        f"{weakest.support:,} (95 % interval {digits(100 * low)} to {digits(100 * high)}); the "
+        f"others together {digits(100 * weakest.others)} %. One of {len(classes)} classes is "
+        "always the weakest, so p is adjusted for having looked at all."
+    )
+    worse = [f"{c.name!r} (p = {digits(c.p_value)})" for c in classes if c.p_value < SURE]
+    return f"{told} Worse than the others by more than chance: {', '.join(worse) or 'none'}."
+
+
+def class_table(classes: list[ClassResult]) -> tuple[list[str], list[list[str]]]:
+    """Return head and rows, at most `MOST_ROWS`."""
+    head = ["class", "images", "found (recall), %", "right when named (precision), %", "F1, %",
+            "no worse than the rest, p"]  # fmt: skip
+    rows = [
+        [c.name, f"{c.support:,}", of_count(c.right, c.support), of_count(c.right, c.named),
+         f"{200 * c.right / (c.support + c.named):.2f}", digits(c.p_value)]
+        for c in classes[:MOST_ROWS]
+    ]  # fmt: skip
+    return head, rows
+
+
+def of_count(right: int, n: int) -> str:
+    """Return a share in % with Wilson's interval."""
+    if n == 0:
+        return "none"
+    low, high = wilson_interval(right, n)
+    return f"{100 * right / n:.2f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def confusions(confusion: Tensor, names: list[str]) -> list[Block]:
+    caption = (
+        "Rows: the true class; columns: what was predicted. Counts on the diagonal are right; the "
+        "deeper an orange cell, the larger the share of its true class that went there."
+    )
+    worst = most_confused(confusion, MOST_CONFUSED)
+    support = confusion.sum(dim=1).tolist()
+    rows = [
+        [names[true], names[predicted], f"{count:,}", of_count(count, support[true])]
+        for true, predicted, count in worst
+    ]
+    told = ", ".join(f"{row[0]} taken for {row[1]} ({row[2]})" for row in rows[:3])
+    picture = confusion_picture(confusion, names)
+    blocks: list[Block] = [
+        Picture("confusion", picture, caption, f"Confusion matrix. Most frequent: {told or 'none'}")
+    ]
+    head = ["true", "predicted", "images", "of that class, %"]
+    return [*blocks, Table(head, rows, "Most frequent confusions")] if rows else blocks
+
+
+def errors(images: Images, split: str, of: Outcome) -> list[Block]:
+    """Return the errors that were made with the most confidence."""
+    wrong = (~of.right).nonzero().flatten()
+    if len(wrong) == 0:
+        return [Words("No image was predicted wrong.")]
+    chosen = wrong[of.confidence[wrong].argsort(descending=True, stable=True)][:MOST_ERRORS]
+    names = images.class_names
+    rows = [
+        [str(i), names[of.labels[i]], names[of.predicted[i]], f"{100 * of.confidence[i]:.2f}"]
+        for i in chosen.tolist()
+    ]
+    titles = [
+        f"#{i}, {sure} %\n{said[:LONGEST]}\nnot {true[:LONGEST]}" for i, true, said, sure in rows
+    ]
+    caption = (
+        f"The {len(chosen)} errors of {len(wrong):,} with the highest confidence: number of the "
+        f"image in the {split} split, confidence, what was predicted, and the label. Some of "
+        "the labels may be what is wrong: see Data."
+    )
+    picture = errors_picture(images.pixels(split, chosen).cpu(), titles)
+    alt = "; ".join(f"image {i}: {said}, not {true}, {sure} %" for i, true, said, sure in rows[:5])
+    return [Picture("errors", picture, caption, f"Most confident errors: {alt}")]
+
+
+def coverage_table(of: Outcome) -> tuple[list[str], list[list[str]]]:
+    order = of.confidence.argsort(descending=True, stable=True)
+    rows = []
+    for coverage in COVERAGES:
+        kept = order[: max(1, round(coverage * len(order)))]
+        right = int(of.right[kept].sum())
+        rows.append([
+            f"{100 * coverage:.0f} %", f"{len(kept):,}", of_count(right, len(kept)),
+            f"{len(kept) - right:,}", f"{100 * of.confidence[kept[-1]]:.2f} %",
+        ])  # fmt: skip
+    return ["most confident", "images", "right, %", "wrong", "least confidence"], rows
+
+
+def alone_figures(images: Images, of: Outcome) -> list[Measure]:
+    """Return what a threshold leaves to the model, `ALONE` of it right, and how right that is."""
+    share_title = f"Decided alone, to be {100 * ALONE:.0f} % right"
+    if images.measured_split == "val":
+        why = "there is no test split to judge a threshold on that is chosen on validation"
+        return [missing("decided_alone", share_title, why)]
+    val = outcome(images.logits("val"), images.labels("val"))
+    threshold = threshold_of(val.confidence, val.right, ALONE, FEWEST_ALONE)
+    if threshold is None:
+        why = f"no {FEWEST_ALONE} most confident validation images are {100 * ALONE:.0f} % right"
+        return [missing("decided_alone", share_title, why)]
+    kept = of.confidence >= threshold
+    n = int(kept.sum())
+    found = [
+        fact("threshold", "Least confidence to decide", threshold, "%"),
+        share("decided_alone", share_title, n, len(kept)),
+    ]
+    if n == 0:
+        return found
+    return [*found, share("right_alone", "Right, of those", int(of.right[kept].sum()), n)]
+
+
+def mark_of(accuracy: Measure, majority: Measure, classes: list[ClassResult]) -> Mark:
+    """Return the mark by `RULE`."""
+    assert accuracy.interval_95 is not None
+    assert majority.value is not None
+    low = accuracy.interval_95[0]
+    if low <= majority.value:
+        return "fails"
+    return "caution" if low < ENOUGH or any(c.is_left_behind for c in classes) else "holds"
+
+
+def verdict_of(
+    figures: list[Measure],
+    alone: list[Measure],
+    of: Outcome,
+    classes: list[ClassResult],
+    split: str,
+) -> str:
+    accuracy, majority = figures[:2]
+    told = [
+        f"Right on {accuracy.shown()} of the {split} images; always naming the commonest class "
+        f"would be right on {majority.number()}.",
+        of_confident(accuracy, alone, of),
+    ]
+    left = [c for c in classes if c.is_left_behind]
+    if left:
+        worst = f"{left[0].name!r} ({digits(100 * left[0].recall)} %"
+        told.append(f"Left behind: {worst} against {digits(100 * left[0].others)} % of the others)")
+        told[-1] += f" and {len(left) - 1} more classes." if len(left) > 1 else "."
+    elif any(c.p_value < SURE for c in classes):
+        told.append(f"No class is {100 * FAR_BELOW:.0f} points below the others.")
+    else:
+        told.append("No class is worse than the others by more than chance explains.")
+    return " ".join(told)
+
+
+def of_confident(accuracy: Measure, alone: list[Measure], of: Outcome) -> str:
+    """Return what the confidence is good for, in a sentence."""
+    by_key = {measure.key: measure for measure in alone}
+    if (accuracy.value or 0.0) >= ALONE:
+        kept = of.confidence.argsort(descending=True, stable=True)[: round(0.9 * len(of.labels))]
+        right = 100 * of.right[kept].double().mean().item()
+        return f"Of the most confident 90 %, {right:.2f} % are right."
+    if "right_alone" not in by_key:
+        return f"It is nowhere so confident that {100 * ALONE:.0f} % are right."
+    return (
+        f"It is confident enough to decide {by_key['decided_alone'].number()} of them alone, of "
+        f"which {by_key['right_alone'].number()} are right."
+    )

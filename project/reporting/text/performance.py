@@ -1,0 +1,247 @@
+"""How well is a text predicted, compared with what, where not, and does the model copy?
+
+Shape letters: N tokens of the measured split, n windows, V vocabulary.
+"""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from project.reporting.baselines import compressed_bits, ngram_losses
+from project.reporting.findings import (
+    Block,
+    Figures,
+    Mark,
+    Measure,
+    Section,
+    Words,
+)
+from project.reporting.memorisation import is_repeated
+from project.reporting.recorded import recorded
+from project.reporting.subject import Subject, Text
+from project.reporting.text.copying import MOST_SEARCHED, Copying, copying
+from project.reporting.text.losses import (
+    by_frequency,
+    by_kind,
+    by_place,
+    by_window,
+    measure_of,
+    passages,
+)
+from project.training.intervals import mean_interval
+from project.training.results import text_results
+
+MOST_COUNTED = 4_000_000  # training tokens whose n-grams are counted
+SMALL_VOCABULARY, ORDER_SMALL, ORDER_LARGE = 1024, 6, 3  # longest n-gram
+MOST_COMPRESSED = 2_000_000  # bytes of training text that the compressor has seen
+MOST_COMPRESSED_TEST = 1_000_000
+GAP_WINDOWS = 200
+REPEATED = 50  # bytes that are not alike by chance
+RULE = """\
+The mark: "fails" where the model is no better than the best n-gram (95 % interval of the paired \
+difference); "with care" where a compressor that has read the training text needs fewer bits, or \
+samples at temperature 1 copy more than real text does, or training passages are reproduced more \
+often than others (their intervals do not meet); else "holds"."""
+
+
+OF_BASELINES = f"""\
+An n-gram predicts a token from the n - 1 before it, by counting in the training text \
+(interpolated as by Witten & Bell 1991); n = 1 knows only which tokens are frequent. The \
+compressor (LZMA) is told the training text and then asked for the bytes of the new text: it finds \
+repetitions of any length, so that where it wins, the one repeats the other. At most the last \
+{MOST_COUNTED:,} training tokens are counted and {MOST_COMPRESSED:,} bytes compressed. New text \
+that lies in spans of {REPEATED} bytes which the training text has letter for letter says little \
+of what the model can do elsewhere."""
+
+
+def section(subject: Subject) -> Section:
+    text = subject.text
+    assert text is not None
+    split = text.measured_split
+    losses = text.losses(split)
+    windows, read = text.windows_read(split)
+    results = results_of(text, split, losses, windows)
+    figures = overall(text, results, split)
+    rivals = baselines(text, split, losses, windows)
+    apart = repeated_and_not(text, split, losses, windows)
+    found = copying(subject, text, split)
+    blocks: list[Block] = [
+        Figures(figures, f"On all {len(losses):,} tokens of the {split} split"),
+        Words(compared(subject, text, split, results)),
+        Figures(rivals, "Without a neural network"),
+        Figures(apart, f"Text that the training text repeats, in spans of {REPEATED} bytes"),
+        Words(OF_BASELINES),
+        Figures(known_and_new(subject, text, split), "Training text against new text"),
+        *by_place(losses, windows, read),
+        by_frequency(text, split, losses, windows),
+        by_kind(text, split, losses, windows),
+        *passages(text, split, losses),
+        *found.blocks,
+        Words(RULE),
+    ]
+    measures = {m.key: m for m in figures + rivals + apart}
+    mark, verdict = mark_of(measures, found), verdict_of(measures, found, split)
+    return Section("performance", "Performance", mark, verdict, blocks)
+
+
+def token_sizes(text: Text, split: str) -> Tensor:
+    """Return the bytes that each token after the first stands for, (N - 1,)."""
+    tokens = torch.from_numpy(np.asarray(text.tokens(split))[1:].astype(np.int64))
+    return text.byte_counts[tokens]
+
+
+def bytes_of(text: Text, tokens: Any) -> bytes:
+    return b"".join(text.tokenizer.vocabulary[token] for token in tokens.tolist())
+
+
+def results_of(text: Text, split: str, losses: Tensor, windows: Tensor) -> dict[str, Any]:
+    """Return what a test would log, as in `run.json`."""
+    sums, counts = by_window(losses, windows)
+    return text_results(sums, counts, int(token_sizes(text, split).sum()))
+
+
+def overall(text: Text, results: dict[str, Any], split: str) -> list[Measure]:
+    n, count = results["loss"]["count"], results["loss"]["windows"]
+    how = f"normal, over {count:,} windows" if count > 1 else "a single window"
+    found = [
+        Measure(key, title, results[key]["value"], unit, n, results[key]["interval_95"], None, how)
+        for key, title, unit in (
+            ("bits_per_byte", "Bits per byte", "bits/byte"),
+            ("loss", "Loss", "nats"),
+            ("perplexity", "Perplexity", ""),
+        )
+    ]
+    if split != "val" and "val" in text.splits:
+        windows, _ = text.windows_read("val")
+        found.append(measure_of("val_loss", "Loss, validation", text.losses("val"), windows))
+    return found
+
+
+def baselines(text: Text, split: str, losses: Tensor, windows: Tensor) -> list[Measure]:
+    """Return bits per byte of n-grams and a compressor, and by how much the model beats n-grams."""
+    vocab_size = len(text.tokenizer.vocabulary)
+    order = ORDER_SMALL if vocab_size <= SMALL_VOCABULARY else ORDER_LARGE
+    train, test = text.tokens("train"), np.asarray(text.tokens(split))
+    counted = np.asarray(train[-MOST_COUNTED:])
+    rivals = torch.from_numpy(ngram_losses(counted, test, vocab_size, order)[:, 1:])
+    size = int(token_sizes(text, split).sum())
+    best = int(rivals.mean(dim=1).argmin())
+    names = [f"{m}-gram" for m in range(1, order + 1)]
+    better, title = rivals[best] - losses, f"The model less than the {names[best]}, paired"
+    found = [
+        bits_measure(key, name, of, windows, size)
+        for key, name, of in (
+            *((f"ngram_{m + 1}", names[m], rivals[m]) for m in range(order)),
+            ("better", title, better),
+        )
+    ]
+    told = bytes_of(text, np.asarray(train[-MOST_COMPRESSED:]))[-MOST_COMPRESSED:]
+    asked = bytes_of(text, test[:MOST_COMPRESSED_TEST])[:MOST_COMPRESSED_TEST]
+    value = compressed_bits(told, asked)
+    how = "one text has one size"
+    return [*found, Measure("compressor", "LZMA", value, "bits/byte", len(asked), how=how)]
+
+
+def repeated_and_not(text: Text, split: str, losses: Tensor, windows: Tensor) -> list[Measure]:
+    """Return the bits per byte of text that stands in the training text, and of the rest."""
+    train, test = (
+        np.frombuffer(bytes_of(text, np.asarray(tokens)), np.uint8)
+        for tokens in (text.tokens("train")[-MOST_SEARCHED:], text.tokens(split))
+    )
+    covered = np.concatenate([[0], is_repeated(train, test, REPEATED).cumsum()])
+    lengths = np.array([len(token) for token in text.tokenizer.vocabulary])
+    ends = lengths[np.asarray(text.tokens(split)).astype(np.int64)].cumsum()
+    repeated = torch.from_numpy(covered[ends[1:]] - covered[ends[:-1]] == ends[1:] - ends[:-1])
+    count = int(repeated.sum())
+    how = f"no estimate: of all tokens, in {len(train):,} bytes of training text"
+    found = [Measure("repeated", "Share of it", count / len(losses), "%", len(losses), how=how)]
+    for key, title, chosen in (
+        ("bits_repeated", "Bits per byte of it", repeated),
+        ("bits_new", "Bits per byte of the rest", ~repeated),
+    ):
+        if chosen.any():
+            sizes = int(token_sizes(text, split)[chosen].sum())
+            found.append(bits_measure(key, title, losses[chosen], windows[chosen], sizes))
+    return found
+
+
+def bits_measure(key: str, title: str, losses: Tensor, windows: Tensor, sizes: int) -> Measure:
+    """Return losses of tokens that stand for `sizes` bytes as bits per byte."""
+    sums, counts = by_window(losses, windows)
+    bits = len(losses) / max(1, sizes) / math.log(2)  # a byte, for each nat a token
+    interval = mean_interval(sums.tolist(), counts.tolist())
+    ends = (bits * interval[0], bits * interval[1]) if interval else None
+    how = f"normal, over {len(sums):,} windows" if ends else "a single window"
+    value = bits * losses.double().mean().item()
+    return Measure(key, title, value, "bits/byte", len(losses), ends, None, how)
+
+
+def known_and_new(subject: Subject, text: Text, split: str) -> list[Measure]:
+    """Return the loss on windows of training text and of others, each read from nothing."""
+    found = []
+    for name, title in (("train", "training"), (split, split)):
+        count = min(GAP_WINDOWS, subject.n)
+        batch = text.windows(name, count, subject.generator("windows of text"))
+        losses = text.losses_of(batch)
+        windows = torch.arange(len(losses))[:, None].expand_as(losses).flatten()
+        how = f"normal, over {count} windows"
+        key, title = f"{name}_windows_loss", f"Loss on windows of {title} text"
+        measure = measure_of(key, title, losses.flatten(), windows, how)
+        found.append(replace(measure, seed=subject.seed))
+    return found
+
+
+def compared(subject: Subject, text: Text, split: str, results: dict[str, Any]) -> str:
+    """Return how this compares with what the run recorded of the same checkpoint and text."""
+    is_same = subject.record.get("data", {}).get("sha256") == text.data.info["sha256"]
+    known = recorded(subject, split, is_same)
+    if isinstance(known, str):
+        return known
+    then, now = known["loss"], results["loss"]
+    return (
+        f"run.json recorded {then['value']:.5f} nats on {then['count']:,} tokens for this "
+        f"checkpoint; here, in float32, {now['value']:.5f} on {now['count']:,}: a difference of "
+        f"{now['value'] - then['value']:+.1e}."
+    )
+
+
+def mark_of(measures: dict[str, Measure], found: Copying) -> Mark:
+    """Return the mark by `RULE`."""
+    if not is_better(measures):
+        return "fails"
+    is_beaten = compressor_wins(measures)
+    return "caution" if is_beaten or found.copies_more or found.extracts_more else "holds"
+
+
+def is_better(measures: dict[str, Measure]) -> bool:
+    interval = measures["better"].interval_95
+    return interval is not None and interval[0] > 0
+
+
+def compressor_wins(measures: dict[str, Measure]) -> bool:
+    model, rival = measures["bits_per_byte"].value, measures["compressor"].value
+    return model is not None and rival is not None and rival < model
+
+
+def verdict_of(measures: dict[str, Measure], found: Copying, split: str) -> str:
+    grams = [m for key, m in measures.items() if key.startswith("ngram_")]
+    best = min(grams, key=lambda m: m.value or math.inf)
+    than = "less than" if is_better(measures) else "no less than"
+    told = (
+        f"{measures['bits_per_byte'].shown()} on {split} text, {than} counting n-grams needs "
+        f"({best.number()})."
+    )
+    told += f" A compressor that knows the training text needs {measures['compressor'].number()}."
+    if "bits_repeated" in measures and "bits_new" in measures:
+        told += (
+            f" {measures['repeated'].number()} of the {split} text stands in the training text; "
+            f"on the rest the model needs {measures['bits_new'].number()}."
+        )
+    if found.copies_more or found.extracts_more:
+        what = "Samples copy" if found.copies_more else "Training passages are reproduced"
+        return f"{told} {what} more of the training text than new text would."
+    return f"{told} No sign that it repeats its training text more than new text does."
