@@ -66,8 +66,8 @@ def ranks(importance: Tensor, removable: Tensor, generator: torch.Generator) -> 
 
 
 def area(curve: Tensor, shares: Tensor) -> Tensor:
-    """Return the area under each curve (B, S) over `shares` (S,), (B,)."""
-    return torch.trapezoid(curve, shares, dim=1)
+    """Return the area under each curve (B, S) over the width of `shares` (S,): its mean, (B,)."""
+    return torch.trapezoid(curve, shares, dim=1) / (shares[-1] - shares[0])
 
 
 def gain(
@@ -203,6 +203,11 @@ def rank_correlation(left: Tensor, right: Tensor, compared: Tensor) -> Tensor:
         size = centred[0].norm() * centred[1].norm()
         rows.append(centred[0] @ centred[1] / size if size > 0 else torch.tensor(math.nan))
     return torch.stack([row.float() for row in rows])
+
+
+def in_words(error: float) -> str:
+    """Return an error of completeness for a sentence."""
+    return "less than 0.01 %" if error < 1e-4 else f"{100 * error:.2g} %"
 
 
 def mean_over_draws(values: Tensor) -> tuple[float, tuple[float, float]]:

@@ -14,6 +14,7 @@ from project.reporting.faithfulness import (
     MOST_RHO,
     area,
     gain,
+    in_words,
     is_above_0,
     layers_of,
     mean_over_draws,
@@ -31,9 +32,7 @@ from project.reporting.findings import (
     Table,
     Words,
     digits,
-    fact,
     missing,
-    with_unit,
 )
 from project.reporting.images import attributions as attribution
 from project.reporting.images.attribution_pictures import maps_picture
@@ -246,7 +245,7 @@ def judged(study: Study) -> tuple[Mark, str]:
         f"Integrated gradients {'says something' if changes and faster else 'says little'} about "
         f"this model: its maps {'change' if changes else 'hardly change'} when the weights are "
         f"drawn anew (rank correlation {digits(study.last_rho(MAIN))}), they miss the logit by "
-        f"{with_unit(error, '%')}, and without the pixels that they name the probability falls "
+        f"{in_words(error)}, and without the pixels that they name the probability falls "
         f"{'faster' if faster else 'no faster'} than in a random order (area {areas[0]} against "
         f"{areas[1]})."
     )
@@ -326,11 +325,12 @@ def measures(study: Study) -> list[Measure]:
             found.append(Measure(f"{kind}_gain_{name}", said, value, "", n, interval, seed, how))
     for name, rho in study.rho.items():
         value, interval = mean_over_draws(rho[:, -1])
-        how = f"Student's t over {REDRAWS} draws of the weights"
+        constant = int(rho.isnan().sum())
+        how = (
+            f"Student's t over {REDRAWS} draws of the weights; {constant} constant maps, taken as 0"
+        )
         said = f"{TITLES[name]}: rank correlation after all layers"
         found.append(Measure(f"rho_{name}", said, value, "", rho.shape[2], interval, seed, how))
-        said = f"{TITLES[name]}: constant maps in the test, taken as 0"
-        found.append(fact(f"constant_{name}", said, int(rho.isnan().sum())))
     return found
 
 
@@ -355,10 +355,10 @@ def examples(subject: Subject, study: Study) -> Picture:
     wrong = int((predicted != labels).sum())
     caption = (
         f"Which pixels speak for the predicted class (red) and against it (blue): "
-        f"{len(said) - wrong} images of the {split} split that are classified right, drawn at random "
-        f"(seed {study.seed}), then {wrong} that are not, the most confident ones. Left, what the "
-        "model says, what the label is, and the probability of the former. Each map has its own "
-        "scale, symmetrical about 0 (white)."
+        f"{len(said) - wrong} images of the {split} split that are classified right, drawn at "
+        f"random (seed {study.seed}), then {wrong} that are not, the most confident ones. Left, "
+        "what the model says, what the label is, and the probability of the former. Each map has "
+        "its own scale, symmetrical about 0 (white)."
     )
     alt = f"Grid of {len(said)} images with signed attribution maps of {len(maps)} methods."
     png = maps_picture(pixels.cpu(), said, maps, TITLES | SHORT_TITLES)
