@@ -24,19 +24,20 @@ def curves_picture(
     """
     from matplotlib.figure import Figure
 
+    percent = 100 * shares.numpy()
     figure = Figure(figsize=(5, 4.2), dpi=150, layout="constrained")
     places = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for place, (label, curves) in zip(places, panels.items(), strict=True):
         colours = iter(COLOURS)
         for name in (name for name in titles if name in curves):
-            mean = curves[name].mean(dim=0)
+            mean = curves[name].mean(dim=0).numpy()
             if name in controls:
                 colour = "black" if name == "random" else "0.5"
-                place.plot(100 * shares, mean, "--", color=colour, label=titles[name])
+                place.plot(percent, mean, "--", color=colour, label=titles[name])
             else:
-                place.plot(100 * shares, mean, color=next(colours), label=titles[name])
+                place.plot(percent, mean, color=next(colours), label=titles[name])
         place.set_xlabel(label, fontsize=9)
-        place.set(ylim=(0, 1.02), xlim=(0, 100 * shares[-1]))
+        place.set(ylim=(0, 1.02), xlim=(0, percent[-1]))
         place.tick_params(labelsize=8)
         place.grid(alpha=0.3)
     places[0].set_ylabel("mean probability", fontsize=9)

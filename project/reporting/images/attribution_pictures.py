@@ -26,11 +26,11 @@ def maps_picture(
     grid = figure.subplots(rows, columns, squeeze=False)
     for row, axes in enumerate(grid):
         image = pixels[row] if pixels.shape[1] == 3 else pixels[row, :1]
-        axes[0].imshow(image.permute(1, 2, 0).squeeze(2), cmap="gray", vmin=0, vmax=1)
+        axes[0].imshow(image.permute(1, 2, 0).squeeze(2).numpy(), cmap="gray", vmin=0, vmax=1)
         axes[0].set_ylabel(said[row], fontsize=8, rotation=0, ha="right", va="center")
         for place, each in zip(axes[1:], maps.values(), strict=True):
             most = each[row].abs().max().item() or 1.0
-            place.imshow(each[row], cmap="RdBu_r", vmin=-most, vmax=most)
+            place.imshow(each[row].numpy(), cmap="RdBu_r", vmin=-most, vmax=most)
     for place, title in zip(grid[0], ["image", *(titles[name] for name in maps)], strict=True):
         place.set_title(title, fontsize=8)
     for place in grid.flat:

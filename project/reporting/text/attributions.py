@@ -32,7 +32,7 @@ class Reader(nn.Module):
         hook = embedding.register_forward_hook(lambda *_: embeddings)
         try:
             tokens = targets.new_zeros(embeddings.shape[:2])
-            logits = self.network(tokens)[:, -1].float()  # (B, V)
+            logits = self.network(tokens)[:, -1]  # (B, V)
         finally:
             hook.remove()
         return logits.log_softmax(dim=1).gather(1, targets[:, None])[:, 0]

@@ -77,7 +77,15 @@ def context_picture(lengths: list[int], losses: Tensor, half: Tensor, far: int) 
 
     figure = Figure(figsize=(5, 3.2), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    axes.errorbar(lengths, losses, yerr=half, color="#1f77b4", marker="o", markersize=4, capsize=3)
+    axes.errorbar(
+        lengths,
+        losses.numpy(),
+        yerr=half.numpy(),
+        color="#1f77b4",
+        marker="o",
+        markersize=4,
+        capsize=3,
+    )
     axes.axvline(far, linestyle="--", color="0.4")
     axes.set_xscale("log", base=2)
     axes.set_xticks(lengths, [str(length) for length in lengths])
@@ -99,9 +107,9 @@ def distances_picture(means: Tensor, half: Tensor) -> bytes:
     apart = torch.linspace(-0.3, 0.3, heads) if heads > 1 else torch.zeros(1)
     for layer in range(layers):
         axes.errorbar(
-            layer + 1 + apart,
-            means[layer],
-            yerr=half[layer],
+            (layer + 1 + apart).numpy(),
+            means[layer].numpy(),
+            yerr=half[layer].numpy(),
             fmt="o",
             markersize=4,
             capsize=2,
@@ -128,7 +136,7 @@ def heads_picture(maps: dict[str, Tensor]) -> bytes:
     for place, (name, weights) in zip(grid.flat, maps.items(), strict=False):
         place.axis("on")
         # The square root, so that weights of a hundredth are seen too.
-        place.imshow(weights.sqrt(), cmap="Blues", vmin=0, vmax=1)
+        place.imshow(weights.sqrt().numpy(), cmap="Blues", vmin=0, vmax=1)
         place.set_title(name, fontsize=9)
         place.set_xlabel("position looked at", fontsize=8)
         place.set_ylabel("position that looks", fontsize=8)
