@@ -51,7 +51,7 @@ def removal_curve(
     curve = []
     with torch.no_grad():
         for share in shares.tolist():
-            moved = (rank < (share * counts).round()) & removable
+            moved = rank < (share * counts).round()  # the others rank last
             curve.append(score(moved | ~removable if insert else ~moved).cpu())
     return torch.stack(curve, dim=1)
 
@@ -207,7 +207,9 @@ def rank_correlation(left: Tensor, right: Tensor, compared: Tensor) -> Tensor:
 
 def in_words(error: float) -> str:
     """Return an error of completeness for a sentence."""
-    return "less than 0.01 %" if error < 1e-4 else f"{100 * error:.2g} %"
+    if error < 1e-4:
+        return "less than 0.01 %"
+    return f"{100 * error:.2g} %" if error < 0.1 else f"{100 * error:.0f} %"
 
 
 def mean_over_draws(values: Tensor) -> tuple[float, tuple[float, float]]:

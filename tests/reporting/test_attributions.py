@@ -197,6 +197,8 @@ def test_what_cannot_be_removed_stays_and_is_not_counted() -> None:
     assert curve[0].tolist() == list(range(20, 9, -1))
     assert all(places[~removable].all() for places in kept)
     assert kept[1][0].logical_not().nonzero().flatten().tolist() == [14]
+    back = removal_curve(score, importance, removable, SHARES, generator(), insert=True)
+    assert back[0].tolist() == list(range(10, 21))
 
 
 def test_equal_importance_is_taken_in_a_random_order() -> None:

@@ -238,11 +238,12 @@ def judged(study: Study) -> tuple[Mark, str]:
     good = [n for n in study.rho if n != CONTROL and study.follows(n) and study.is_faster(n)]
     is_sharp = CONTROL not in study.rho or study.last_rho(CONTROL) > LEAST_RHO_OF_CONTROL
     mark: Mark = "caution" if good else "fails"
-    if changes and faster and error < MOST_ERROR and is_sharp:
+    is_sound = changes and faster and error < MOST_ERROR
+    if is_sound and is_sharp:
         mark = "holds"
     areas = [digits(study.area("deletion", name)) for name in (MAIN, "random")]
     said = (
-        f"Integrated gradients {'says something' if changes and faster else 'says little'} about "
+        f"Integrated gradients {'says something' if is_sound else 'says little'} about "
         f"this model: its maps {'change' if changes else 'hardly change'} when the weights are "
         f"drawn anew (rank correlation {digits(study.last_rho(MAIN))}), they miss the logit by "
         f"{in_words(error)}, and without the pixels that they name the probability falls "

@@ -265,14 +265,15 @@ def judged(study: Study) -> tuple[Mark, str]:
     methods = [name for name in METHODS if name in study.rho]
     good = [n for n in methods if study.follows(n) and study.is_faster(n, "random")]
     mark: Mark = "caution" if good else "fails"
-    if changes and faster and beyond and error < MOST_ERROR:
+    is_sound = changes and faster and error < MOST_ERROR
+    if is_sound and beyond:
         mark = "holds"
     areas = {name: digits(study.area(name)) for name in study.curves}
     reach, longest = study.reach(), study.lengths[-1]
     return mark, (
-        f"What lies more than {reach:,} tokens back lowers the loss of the next token by less "
-        f"than {100 * NEAR:.0f} % (measured up to {longest:,}). "
-        f"Integrated gradients {'says something' if changes and faster else 'says little'} about "
+        f"What lies more than {reach:,} token{'s' if reach > 1 else ''} back lowers the loss of "
+        f"the next token by less than {100 * NEAR:.0f} % (measured up to {longest:,}). "
+        f"Integrated gradients {'says something' if is_sound else 'says little'} about "
         f"this model: it {'changes' if changes else 'hardly changes'} when the weights are drawn "
         f"anew (rank correlation {digits(study.last_rho(MAIN))}), misses the log-probability by "
         f"{in_words(error)}, and without the tokens that it names the probability falls "
@@ -418,7 +419,7 @@ def context_blocks(study: Study) -> list[Block]:
         "which are paired. Dashed: the shortest context beyond which more brings less than "
         f"{100 * NEAR:.0f} % of the loss."
     )
-    alt = f"The loss hardly falls beyond {reach} tokens of context."
+    alt = f"The loss hardly falls any more beyond a context of {reach}."
     picture = context_picture(study.lengths, study.losses.mean(dim=0), half, reach)
     words = (
         "The distance that a model uses, not the one that it can. A recurrent network that was "
