@@ -301,6 +301,17 @@ def test_a_cascade_goes_from_the_head_down_to_every_weight_of_a_copy(cls) -> Non
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_the_seed_alone_decides_what_is_drawn() -> None:
+    network = MLP(image_size=8, width=16)
+
+    def drawn(seed: int) -> Tensor:
+        torch.rand(1)  # the state outside does not matter
+        return [weights_of(changed) for _, changed in cascade(network, seed)][-1]["head.weight"]
+
+    assert torch.equal(drawn(0), drawn(0))
+    assert not torch.equal(drawn(0), drawn(1))
+
+
 def test_a_shared_weight_is_drawn_anew_where_it_stands() -> None:
     network = RNNLanguageModel(vocab_size=7, width=8)
     embedding = network.embedding.weight.detach().clone()
