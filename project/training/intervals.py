@@ -25,7 +25,7 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     return low, high
 
 
-def mean_interval(sums: Sequence[float], counts: Sequence[int]) -> tuple[float, float] | None:
+def mean_interval(sums: Sequence[float], counts: Sequence[float]) -> tuple[float, float] | None:
     """Return the 95 % interval of sum(sums) / sum(counts), None for fewer than two groups.
 
     Groups, such as windows of a text, are drawn and not single counts; neighbours are taken as

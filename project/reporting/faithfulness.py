@@ -1,0 +1,226 @@
+"""Does an attribution say something about the model? Two tests, for pixels and tokens alike.
+
+Removal: what is named as important is taken away first; the score must fall faster than in a
+random order. Randomisation: the weights are drawn anew, layer by layer; what explained the
+trained network must not explain a random one.
+
+Shape letters: B examples, P places (the pixels of an image, the tokens of a window), S steps of
+a curve, R draws of the weights, L levels of a cascade.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, pairwise
+
+import torch
+from torch import Tensor, nn
+
+from project.data.loader import derived_seed
+from project.training.intervals import mean_interval
+
+MOST_LEVELS = 6  # of a cascade; deeper networks lose several layers at once
+
+# The rule of both sections.
+MOST_RHO = 0.15  # |rank correlation| with random weights, below which a method follows the model
+MOST_ERROR = 0.05  # of completeness, of the difference that is to be explained
+
+
+def removal_curve(
+    score: Callable[[Tensor], Tensor],
+    importance: Tensor,
+    removable: Tensor,
+    shares: Tensor,
+    generator: torch.Generator,
+    *,
+    insert: bool = False,
+) -> Tensor:
+    """Return the score while places are taken away, the most important first, (B, S) on the CPU.
+
+    Source: deletion and insertion of Petsiuk et al. 2018 (arXiv:1806.07421).
+
+    Args:
+        score: Maps the places that are kept, bool (B, P) on the CPU, to a score each (B,).
+        importance: (B, P); equal ones are taken in a random order.
+        removable: bool (B, P): the others always stay and are no part of a share.
+        shares: Taken away at each step, in [0, 1], (S,).
+        insert: Begin with none of them and put them back instead.
+    """
+    rank = ranks(importance.cpu(), removable, generator)
+    counts = removable.sum(dim=1, keepdim=True)
+    curve = []
+    with torch.no_grad():
+        for share in shares.tolist():
+            moved = rank < (share * counts).round()  # the others rank last
+            curve.append(score(moved | ~removable if insert else ~moved).cpu())
+    return torch.stack(curve, dim=1)
+
+
+def ranks(importance: Tensor, removable: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the place of each in the order of removal, 0 first, int64 (B, P)."""
+    # Shuffled, then sorted stably: else equal ones would go in the order of the page.
+    shuffle = torch.randperm(importance.shape[1], generator=generator)
+    shuffled = importance.masked_fill(~removable, -math.inf)[:, shuffle]
+    order = shuffle[shuffled.argsort(dim=1, descending=True, stable=True)]
+    return order.argsort(dim=1)
+
+
+def area(curve: Tensor, shares: Tensor) -> Tensor:
+    """Return the area under each curve (B, S) over the width of `shares` (S,): its mean, (B,)."""
+    return torch.trapezoid(curve, shares, dim=1) / (shares[-1] - shares[0])
+
+
+def gain(
+    curve: Tensor, control: Tensor, shares: Tensor, *, insert: bool = False
+) -> tuple[float, tuple[float, float] | None]:
+    """Return by how much the area of curves (B, S) is better than a control's, with its interval.
+
+    Better is smaller, and larger where places are put back. The interval is over the B examples,
+    paired, by the normal approximation.
+    """
+    better = (area(control, shares) - area(curve, shares)).double() * (-1 if insert else 1)
+    return better.mean().item(), mean_interval(better.tolist(), [1] * len(better))
+
+
+def is_above_0(found: tuple[float, tuple[float, float] | None]) -> bool:
+    """Return whether a gain is one beyond chance: its whole interval lies above 0."""
+    return found[1] is not None and found[1][0] > 0
+
+
+def randomisation_test(
+    network: nn.Module,
+    attribute: Callable[[nn.Module], dict[str, Tensor]],
+    compared: Tensor,
+    seeds: Sequence[int],
+    track: Callable[[Iterable[int], str], Iterable[int]] = lambda seeds, _: seeds,
+) -> tuple[list[int], dict[str, Tensor]]:
+    """Compare attributions of a network with those of copies whose weights are drawn anew.
+
+    Source: model parameter randomisation, cascading from the top (Adebayo et al. 2018,
+    arXiv:1810.03292). Signs count, and only the places in `compared`: over all pixels, absolute
+    values measure the black background (0 whatever the weights) and not the method.
+
+    Returns:
+        The layers drawn anew at each level (L,), and for each method Spearman's rank correlation
+        (R, L, B), NaN where an attribution is constant.
+
+    Args:
+        attribute: Maps a network to the attributions (B, P) of each method.
+        compared: bool (B, P).
+        seeds: Of the draws, (R,).
+    """
+    before = attribute(network)
+    levels: list[int] = []
+    found: dict[str, list[Tensor]] = {name: [] for name in before}
+    for seed in track(seeds, "drawing weights anew"):
+        levels = []
+        for drawn, changed in cascade(network, seed):
+            levels.append(drawn)
+            for name, after in attribute(changed).items():
+                found[name].append(rank_correlation(before[name], after, compared))
+    return levels, {
+        name: torch.stack(rows).unflatten(0, (len(seeds), len(levels)))
+        for name, rows in found.items()
+    }
+
+
+def cascade(network: nn.Module, seed: int) -> Iterator[tuple[int, nn.Module]]:
+    """Yield (layers drawn anew so far, copy of the network), from the head down to the input.
+
+    Each layer takes torch's default initialisation and not the network's own, under which our
+    heads are zero and so is every gradient. A batch norm goes back to mean 0 and variance 1, as
+    it stands before any training: the statistics of other weights would mean nothing. At most
+    `MOST_LEVELS` levels; the first is the head alone. The copy is the same object each time.
+    """
+    changed = untied(copy.deepcopy(network))
+    layers = layers_of(changed)[::-1]
+    ends = torch.linspace(1, len(layers), min(len(layers), MOST_LEVELS)).round().int().tolist()
+    for start, end in pairwise([0, *ends]):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derived_seed("redraw", seed, start))
+            for module in chain(*layers[start:end]):
+                redraw_(module)
+        yield end, changed
+
+
+def layers_of(network: nn.Module) -> list[list[nn.Module]]:
+    """Return the modules with weights of their own, in the order in which they were registered.
+
+    A norm, all of whose weights are vectors, is part of the layer before it.
+    """
+    layers: list[list[nn.Module]] = []
+    for module in network.modules():
+        own = list(module.parameters(recurse=False))
+        if not own:
+            continue
+        if layers and all(weight.dim() == 1 for weight in own):
+            layers[-1].append(module)
+        else:
+            layers.append([module])
+    return layers
+
+
+def untied(network: nn.Module) -> nn.Module:
+    """Give each module that shares a weight a copy of its own, in place."""
+    seen: set[int] = set()
+    for module in network.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            if id(weight) in seen:
+                own = nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
+                setattr(module, name, own)
+            seen.add(id(weight))
+    return network
+
+
+@torch.no_grad()
+def redraw_(module: nn.Module) -> None:
+    """Draw a module's own weights anew; those without an initialisation are shuffled."""
+    own = list(module.parameters(recurse=False))
+    device = own[0].device
+    initialise = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
+    if initialise is not None:
+        module.cpu()  # so that the draws are the same on every device
+        initialise()
+        module.to(device)
+        return
+    for weight in own:
+        shuffle = torch.randperm(weight.numel()).to(device)
+        weight.copy_(weight.flatten()[shuffle].view_as(weight))
+
+
+def rank_correlation(left: Tensor, right: Tensor, compared: Tensor) -> Tensor:
+    """Return Spearman's rho of each row over the places in `compared`, (B,) on the CPU.
+
+    NaN where there are fewer than two places, or one side is constant. Equal values share their
+    mean rank.
+    """
+    from scipy.stats import rankdata
+
+    rows = []
+    for a, b, where in zip(left.cpu(), right.cpu(), compared.cpu(), strict=True):
+        pair = [torch.from_numpy(rankdata(values[where].numpy())) for values in (a, b)]
+        centred = [rank - rank.mean() for rank in pair]
+        size = centred[0].norm() * centred[1].norm()
+        rows.append(centred[0] @ centred[1] / size if size > 0 else torch.tensor(math.nan))
+    return torch.stack([row.float() for row in rows])
+
+
+def in_words(error: float) -> str:
+    """Return an error of completeness for a sentence."""
+    if error < 1e-4:
+        return "less than 0.01 %"
+    return f"{100 * error:.2g} %" if error < 0.1 else f"{100 * error:.0f} %"
+
+
+def mean_over_draws(values: Tensor) -> tuple[float, tuple[float, float]]:
+    """Return the mean of (R, B) and its 95 % interval over the R draws; NaN counts as 0.
+
+    Student's t over the draws' means: all examples see the same drawn weights, so they are not
+    independent of one another.
+    """
+    from scipy.stats import t
+
+    means = values.nan_to_num(0.0).mean(dim=1).double()  # (R,)
+    mean, draws = means.mean().item(), len(means)
+    half = float(t.ppf(0.975, draws - 1)) * means.std().item() / math.sqrt(draws)
+    return mean, (mean - half, mean + half)

@@ -1,0 +1,81 @@
+"""Pictures of the two tests of attributions.
+
+Shape letters: B examples, S steps of a curve, R draws of the weights, L levels of a cascade.
+"""
+
+import torch
+from torch import Tensor
+
+from project.reporting.faithfulness import MOST_RHO
+from project.training.pictures import drawn, png
+
+COLOURS = ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#8c564b", "#ff9896")
+
+
+def curves_picture(
+    panels: dict[str, dict[str, Tensor]], shares: Tensor, titles: dict[str, str], controls: set[str]
+) -> bytes:
+    """Draw the mean of curves (B, S) over `shares` (S,), controls dashed, as PNG.
+
+    Args:
+        panels: Curves by method, under what the horizontal axis is called.
+        titles: Of the methods, the controls among them.
+        controls: Names of those; that called `random` is black.
+    """
+    from matplotlib.figure import Figure
+
+    percent = 100 * shares.numpy()
+    figure = Figure(figsize=(5, 4.2), dpi=150, layout="constrained")
+    places = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for place, (label, curves) in zip(places, panels.items(), strict=True):
+        colours = iter(COLOURS)
+        for name in (name for name in titles if name in curves):
+            mean = curves[name].mean(dim=0).numpy()
+            if name in controls:
+                colour = "black" if name == "random" else "0.5"
+                place.plot(percent, mean, "--", color=colour, label=titles[name])
+            else:
+                place.plot(percent, mean, color=next(colours), label=titles[name])
+        place.set_xlabel(label, fontsize=9)
+        place.set(ylim=(0, 1.02), xlim=(0, percent[-1]))
+        place.tick_params(labelsize=8)
+        place.grid(alpha=0.3)
+    places[0].set_ylabel("mean probability", fontsize=9)
+    handles, labels = places[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8)
+    return png(drawn(figure))
+
+
+def rho_picture(levels: list[int], rho: dict[str, Tensor], titles: dict[str, str]) -> bytes:
+    """Draw the rank correlations (R, L, B) of each method over the layers drawn anew, as PNG.
+
+    Bars reach over the R draws; the band is where a method follows the model.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3.8), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    axes.axhspan(-MOST_RHO, MOST_RHO, color="0.9")
+    for name, colour in zip(titles, COLOURS, strict=False):
+        if name not in rho:
+            continue
+        means = rho[name].nan_to_num(0.0).mean(dim=2)  # (R, L)
+        centre = means.mean(dim=0)
+        reach = torch.stack([centre - means.min(dim=0)[0], means.max(dim=0)[0] - centre])
+        axes.errorbar(
+            [0, *levels],
+            [1.0, *centre.tolist()],
+            yerr=torch.cat([torch.zeros(2, 1), reach], dim=1).clamp(min=0).numpy(),
+            color=colour,
+            marker="o",
+            markersize=3,
+            capsize=2,
+            label=titles[name],
+        )
+    axes.set_xlabel("layers drawn anew, from the head down", fontsize=9)
+    axes.set_ylabel("rank correlation with the trained one", fontsize=9)
+    axes.set_xticks([0, *levels])
+    axes.tick_params(labelsize=8)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8)
+    return png(drawn(figure))
