@@ -68,7 +68,7 @@ class EnergyMeter(Callback):
     """Measures the energy of fitting: training steps, validations and checkpoints.
 
     A resumed run adds up its sessions. What a session used after the checkpoint that it is resumed
-    from is lost, as is the first tenth of a second, in which codecarbon is imported beside the
+    from is lost, as is the first quarter of a second, in which codecarbon is imported beside the
     first steps. Of several processes one a node measures, the first; the nodes are added up.
 
     Args:
@@ -111,7 +111,8 @@ class EnergyMeter(Callback):
 
     def stop(self) -> None:
         if self.meter is not None and (problem := self.meter.stop()):
-            warn(f"energy is not measured: {problem}; --energy.measure false does not try")
+            part = " to the end" if self.meter.used else ""
+            warn(f"energy is not measured{part}: {problem}; --energy.measure false does not try")
 
     def ask_other_nodes(self, trainer: Trainer) -> None:
         if trainer.num_nodes > 1:
@@ -163,7 +164,7 @@ class Meter:
         self.tracker: Any = None
         self.used: dict[str, Any] = {}  # at the last reading
         self.problem = ""
-        self.lock = threading.RLock()  # a signal's handler may read while its thread reads
+        self.lock = threading.Lock()
         self.begun, self.ended = threading.Event(), threading.Event()
         self.thread = threading.Thread(target=self.run, name="energy", daemon=True)
 
@@ -177,35 +178,39 @@ class Meter:
         """Read for the last time; return what went wrong, or nothing."""
         self.ended.set()
         self.thread.join(WAIT_SECONDS)
-        with self.lock:
-            self.read()
-            if self.tracker is not None:
-                halt(self.tracker)
-            self.tracker = None
+        self.read()
+        tracker, self.tracker = self.tracker, None
+        if tracker is not None:
+            halt(tracker)
         return self.problem
 
     def read(self) -> dict[str, Any]:
-        """Return the seconds and, of each part, kWh and how they are known; {} before it began."""
-        with self.lock:
-            if self.tracker is not None and not self.problem:
-                try:
+        """Return the seconds and, of each part, kWh and how they are known; {} before it began.
+
+        While it is being read, as when a signal's handler asks, that of the reading before.
+        """
+        if self.lock.acquire(blocking=False):
+            try:
+                if self.tracker is not None and not self.problem:
                     self.used = reading(self.tracker, self.parts)
-                except Exception as error:  # whatever a counter of some hardware does
-                    self.problem = in_a_line(error)
-            return dict(self.used)
+            except Exception as error:  # whatever a counter of some hardware does
+                self.problem = in_a_line(error)
+            finally:
+                self.lock.release()
+        return dict(self.used)
 
     def run(self) -> None:
         try:
             tracker = started_tracker(self.settings, self.cpu_watts)
         except Exception as error:  # none may end a run
             self.problem = in_a_line(error)
-            return
-        finally:
             self.begun.set()
-        with self.lock:
-            if self.ended.is_set():  # the fit was shorter than the start
-                return halt(tracker)
-            self.tracker = tracker
+            return
+        if self.ended.is_set():  # the fit was shorter than the start
+            halt(tracker)
+            return
+        self.tracker = tracker
+        self.begun.set()
         while not self.ended.wait(READ_SECONDS):
             self.read()
 

@@ -170,6 +170,19 @@ def test_a_start_comes_back_at_once_and_a_late_meter_is_not_waited_for(monkeypat
     assert halted == [None]  # its timers do not outlive the run
 
 
+def test_a_handler_of_a_signal_never_waits_for_the_reading_it_interrupts(monkeypatch) -> None:
+    meter = Meter([])
+    meter.tracker, meter.used = object(), USED
+
+    def interrupted(*_: Any) -> dict[str, Any]:
+        assert meter.read() == USED  # as the handler of a second Ctrl-C does
+        return USED | {"seconds": 11.0}
+
+    monkeypatch.setattr(energy, "reading", interrupted)
+    assert meter.read()["seconds"] == 11
+    assert meter.problem == ""
+
+
 def test_no_random_number_is_drawn() -> None:
     states = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
     meter = Meter([])
