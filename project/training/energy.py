@@ -97,7 +97,7 @@ class EnergyMeter(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        if trainer.is_global_zero and "resume" in checkpoint:
+        if "resume" in checkpoint:  # and not in the best one; the first process alone records it
             self.before = checkpoint["resume"].get("energy", {})
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
