@@ -69,6 +69,27 @@ class Speed:
     device_peak: float | None = None
 
 
+@dataclass
+class Energy:
+    """How the electricity of training is counted, for `energy` in `run.json`; without a network.
+
+    Args:
+        measure: By codecarbon's offline tracker, on the whole machine and the GPUs of the run.
+        country: Whose grid makes the CO2, three letters (ISO 3166), such as FRA; null is the
+            world's average.
+        grams_per_kwh: CO2e of a supply of your own, in place of a country's.
+        cpu_watts: Power of all processors at full load, where no counter measures them; by
+            default that of codecarbon's table, or 4 W a thread.
+        ram_watts: Power of the memory, which is never measured; by default guessed from its size.
+    """
+
+    measure: bool = True
+    country: str | None = None
+    grams_per_kwh: float | None = None
+    cpu_watts: float | None = None
+    ram_watts: float | None = None
+
+
 class ProjectCLI(LightningCLI):
     """LightningCLI that builds `model`, `data`, `trainer` settings and `best`, and runs nothing."""
 
@@ -91,6 +112,7 @@ class ProjectCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(Selection, "best")
         parser.add_class_arguments(Speed, "speed")
+        parser.add_class_arguments(Energy, "energy")
         parser.add_class_arguments(Wandb, "wandb")
         parser.add_argument("--experiment", type=str | None, help="Name in the run directory.")
         parser.add_argument("--runs_dir", type=str, default="runs", help="Where runs are kept.")

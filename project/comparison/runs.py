@@ -19,6 +19,7 @@ REPEATED = {
     "checkpoint_minutes",
     "enable_model_summary",
     "enable_progress_bar",
+    "energy",
     "experiment",
     "fold",
     "logger",

@@ -19,6 +19,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from project.configuration import ProjectCLI, class_help, help_of_everything
 from project.messages import RunError, UsageError, said_by_a_class, warn
 from project.training.checkpoint import class_paths, imports_limited_to
+from project.training.energy import check_energy
 from project.training.initial_weights import prepare_network
 from project.training.processes import as_launched, check_launch
 from project.training.repetitions import numbers, train_repeatedly
@@ -128,6 +129,7 @@ def build(arguments: list[str]) -> ProjectCLI:
     threads, cores = cli.config.speed.threads, os.cpu_count() or 1
     if threads is not None and not 1 <= threads <= cores:
         raise UsageError(f"speed.threads {threads} must be 1 to {cores}, the cores of this machine")
+    check_energy(cli.config.energy)
     settings = cli.config.trainer
     for name in ("limit_train_batches", "limit_val_batches", "limit_test_batches", "max_epochs"):
         if settings[name] == 0 and not settings.fast_dev_run:

@@ -3,6 +3,7 @@
 import copy
 import re
 
+import torch
 from torch import Tensor, nn
 
 # Dense bfloat16 peaks (no sparsity) in FLOP/s, from the vendors' data sheets; the first name that
@@ -51,6 +52,18 @@ def training_flops(network: nn.Module, inputs: Tensor) -> int | None:
         with FlopCounterMode(display=False) as counter:
             without_numbers(network)(inputs[:2].to("meta")).float().sum().backward()
     except Exception:  # whatever a network of one's own does with numbers that are not there
+        return None
+    return counter.get_total_flops() // len(inputs[:2])
+
+
+def prediction_flops(network: nn.Module, inputs: Tensor) -> int | None:
+    """Return the operations of a forward pass in evaluation mode, per row; see `training_flops`."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            without_numbers(network).eval()(inputs[:2].to("meta"))
+    except Exception:
         return None
     return counter.get_total_flops() // len(inputs[:2])
 

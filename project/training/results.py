@@ -97,6 +97,7 @@ def closing_table(record: dict[str, Any], run_directory: Path, measure_test: boo
             for key in speeds
         ),
         *([("a batch", batch_time(speed))] if "step_ms" in speed else []),
+        *([("energy", energy_used(record["energy"]))] if "energy" in record else []),
         ("best checkpoint", str(run_directory / record["best_checkpoint"])),
         ("run directory", str(run_directory)),
     ]
@@ -111,6 +112,15 @@ def batch_time(speed: dict[str, float]) -> str:
     shares = ", ".join(f"{part} {speed[f'{part}_ms'] / speed['batch_ms']:.0%}" for part in parts)
     mfu = f", MFU {speed['mfu']:.1%}" if "mfu" in speed else ""
     return f"{speed['batch_ms']:9.1f} ms: {shares}{mfu}".replace("%", " %")
+
+
+def energy_used(energy: dict[str, Any]) -> str:
+    """Return what training took, what share of that counters have measured, and its CO2e."""
+    parts = [energy[part] for part in ("cpu", "gpu", "ram") if part in energy]
+    kwh = sum(part["kwh"] for part in parts)
+    measured = sum(part["kwh"] for part in parts if part["basis"] == "measured")
+    share = f"{100 * measured / kwh:.0f} % measured" if measured else "modelled"
+    return f"{1000 * kwh:9.3g} Wh, {share}; {energy['gco2e']:.3g} g CO2e"
 
 
 def metric_rows(split: str, measured: dict[str, Any]) -> list[tuple[str, str]]:

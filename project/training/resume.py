@@ -28,6 +28,7 @@ HARMLESS = {
     "devices",  # the number of processes is compared
     "enable_model_summary",
     "enable_progress_bar",
+    "energy",
     "logger",
     "num_nodes",
     "num_workers",

@@ -24,6 +24,7 @@ from project.training.dashboards import (
     log_results,
     spared,
 )
+from project.training.energy import EnergyMeter
 from project.training.host import keep_freed_memory, look_for_no_gpu
 from project.training.initial_weights import prepare_network
 from project.training.interruption import FiniteLoss, StopBeforeTesting, Stopped, StopRequest
@@ -82,7 +83,8 @@ def run(
         directory, record = stopped.directory, stopped.record
     record |= begun_with
     throughput = Throughput(device_peak=config.speed.device_peak)
-    keeper = RunRecord(directory, record, throughput)
+    energy = EnergyMeter(config.energy)
+    keeper = RunRecord(directory, record, throughput, energy)
     stop = StopRequest()
     point = ResumePoint(
         directory,
@@ -99,7 +101,7 @@ def run(
         FiniteLoss(point.kept),
         ValidateAtLastStep(),
     ]
-    ours += [keeper, best, StopBeforeTesting(stop), *callbacks]
+    ours += [keeper, best, energy, StopBeforeTesting(stop), *callbacks]
     trainer = trainer_of(cli, ours, directory, throughput, stopped)
     if stopped is not None and not is_as_wide(trainer, stopped):
         point.same_batches = False

@@ -22,6 +22,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from project.messages import UsageError
+from project.training.energy import EnergyMeter
 from project.training.freezing import trainable_parameters
 from project.training.precision import cpu_capabilities
 from project.training.throughput import Throughput
@@ -186,12 +187,15 @@ class RunRecord(Callback):
         directory: Of the run.
         record: What it holds from the start.
         throughput: Measures the training.
+        energy: Measures what that takes.
     """
 
-    def __init__(self, directory: Path, record: dict[str, Any], throughput: Throughput) -> None:
+    def __init__(
+        self, directory: Path, record: dict[str, Any], throughput: Throughput, energy: EnergyMeter
+    ) -> None:
         self.path = directory / "run.json"
         self.record = record
-        self.throughput = throughput
+        self.throughput, self.energy = throughput, energy
         self.started = time.perf_counter()
         self.wall_seconds_before = 0.0  # of earlier sessions
 
@@ -223,7 +227,7 @@ class RunRecord(Callback):
         """Add entries and write the file, whole or not at all."""
         if process_rank() != 0:
             return
-        self.record |= entries | self.throughput.record()
+        self.record |= entries | self.throughput.record() | self.energy.record()
         self.record["wall_seconds"] = round(self.wall_seconds(), 2)
         text = json.dumps(finite(self.record), indent=2, allow_nan=False) + "\n"
         replace_text(self.path, text)

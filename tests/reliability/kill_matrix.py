@@ -463,10 +463,11 @@ def compare(whole: Path, resumed: Path) -> list[str]:
 
 
 def strip(content: dict[str, Any]) -> dict[str, Any]:
-    """Return a checkpoint without times, sizes of files with times, and places."""
+    """Return a checkpoint without times, energy, sizes of files with times, and places."""
     content = dict(content)
     content.pop("config")
-    content["resume"] = {k: v for k, v in content.get("resume", {}).items() if k != "files"}
+    left_out = ("files", "energy")
+    content["resume"] = {k: v for k, v in content.get("resume", {}).items() if k not in left_out}
     callbacks = {}
     for name, state in content["callbacks"].items():
         if name not in ("RunRecord", "Throughput"):

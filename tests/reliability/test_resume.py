@@ -339,7 +339,7 @@ def test_a_run_of_an_older_version_goes_on_without_the_keys_that_came_later(fold
     import yaml
 
     config = yaml.safe_load(stopped.config)
-    for key in ("wandb", "init_from", "freeze"):
+    for key in ("wandb", "energy", "init_from", "freeze"):
         del config[key]
     del config["data"]["init_args"]["num_folds"]
     from dataclasses import replace

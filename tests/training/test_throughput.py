@@ -17,6 +17,7 @@ SHORT = [
     "--trainer.accelerator=cpu", "--trainer.max_epochs=2", "--model.network.width=8",
     "--trainer.limit_train_batches=10", "--trainer.log_every_n_steps=5",
     "--trainer.enable_progress_bar=false",
+    "--energy.measure=false",  # codecarbon is imported beside the first batches
 ]  # fmt: skip
 
 
