@@ -1,40 +1,172 @@
-"""From sections to the files of a report."""
+"""From a checkpoint to the files of its report."""
 
 import argparse
 import importlib
+import json
 import time
+import traceback
+from datetime import datetime
+from pathlib import Path
+from typing import Any
 
-from project.reporting.findings import Section, not_run
+from project.messages import warn
+from project.report import SECTIONS
+from project.reporting import results
+from project.reporting.findings import MARKS, Section, not_run
+from project.reporting.markdown import markdown_of
+from project.reporting.page import page_of
 from project.reporting.subject import Subject, open_subject
+from project.training.checkpoint_file import sha256_of
+from project.training.run_directory import finite, provenance, typed_command
+from project.training.whole_files import replace_text
 
-COMMON = ("identity", "energy")  # the same for every kind of data
+COMMON = ("identity", "energy")  # sections that are the same for every kind of data
 
 
 def make_report(options: argparse.Namespace, changes: list[str], typed: list[str]) -> int:
+    """Measure the chosen sections, write every file, print the first screen.
+
+    Sections that were not chosen are taken from the report that is there, if it is of the same
+    checkpoint and data. What was measured is kept after each section.
+
+    Returns:
+        1 if a section failed, else 0.
+    """
     subject = open_subject(
         options.run, changes, options.device, options.allow, n=options.n, seed=options.seed
     )
-    from project.report import SECTIONS
+    folder = options.output or (subject.run or subject.checkpoint.parent) / "report"
+    about = about_report(subject, changes, typed)
+    found = results.kept(folder, about)
+    chosen = [name for name in SECTIONS if name in (options.sections or SECTIONS)]
+    num_failed = 0
+    for name in chosen:
+        section, failed = measured(subject, name, [*found.values()], "--debug" in typed)
+        num_failed += failed
+        found[name] = section
+        print(f"{section.title:<20} {section.seconds:6.1f} s  {MARKS[section.mark].lower()}")
+        results.keep(folder, about, in_order(found))
+    sections = in_order(found)
+    write_files(folder, subject, about, sections)
+    print(first_screen(title_of(subject), sections))
+    print(f"report in {folder}: open {folder / 'index.html'}")
+    return int(num_failed > 0)
 
-    for name, title in SECTIONS.items():
-        if options.sections and name not in options.sections:
-            continue
-        section = measured(subject, name, title)
-        print(f"{section.title} [{section.mark}, {section.seconds:.1f} s]: {section.verdict}")
-        for block in section.blocks:
-            print("  ", block)
-    return 0
 
-
-def measured(subject: Subject, name: str, title: str) -> Section:
-    """Return a section; one that fails or cannot be measured says why."""
+def measured(
+    subject: Subject, name: str, before: list[Section], shows_traceback: bool
+) -> tuple[Section, bool]:
+    """Return a section, which says why if it could not be measured, and whether it failed."""
     started = time.perf_counter()
-    if name in COMMON:
-        module = f"project.reporting.{name}"
-    elif subject.closed:
-        return not_run(name, title, subject.closed)
-    else:
-        module = f"project.reporting.{subject.kind}.{name}"
-    section: Section = importlib.import_module(module).section(subject)
-    section.seconds = time.perf_counter() - started
-    return section
+    title = SECTIONS[name]
+    try:
+        if name == "limits":
+            module = importlib.import_module("project.reporting.limits")
+            section: Section = module.section(subject, before)
+        elif name in COMMON:
+            section = importlib.import_module(f"project.reporting.{name}").section(subject)
+        elif subject.closed:
+            section = not_run(name, title, subject.closed)
+        else:
+            place = f"project.reporting.{subject.kind}.{name}"
+            section = importlib.import_module(place).section(subject)
+    except Exception as error:  # the other sections are worth having without this one
+        if shows_traceback:
+            traceback.print_exc()
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        warn(f"the section {name!r} failed: {reason}; see it with --sections {name} --debug")
+        return not_run(name, title, f"Failed with {reason}"), True
+    section.seconds = round(time.perf_counter() - started, 2)
+    return section, False
+
+
+def in_order(found: dict[str, Section]) -> list[Section]:
+    """Return all sections of a report; those that there are not say so."""
+    return [
+        found.get(name)
+        or not_run(name, title, f"Not chosen: python -m project.report RUN --sections {name}")
+        for name, title in SECTIONS.items()
+    ]
+
+
+def about_report(subject: Subject, changes: list[str], typed: list[str]) -> dict[str, Any]:
+    """Return what `results.json` says of the report itself and of what it is about."""
+    origin = provenance([])
+    del origin["command"]
+    return {
+        "report": {
+            "command": typed_command("report", typed),
+            **origin,
+            "device": str(subject.device),
+            "n": subject.n,
+            "seed": subject.seed,
+        },
+        "subject": {
+            "run": subject.run.name if subject.run else None,
+            "checkpoint": subject.checkpoint.name,
+            "checkpoint_sha256": sha256_of(subject.checkpoint),
+            "changes": changes,
+            "notes": subject.notes,
+        },
+    }
+
+
+def write_files(
+    folder: Path, subject: Subject, about: dict[str, Any], sections: list[Section]
+) -> None:
+    """Write the pages, the cards and what else is made of the sections."""
+    from project.reporting.croissant import croissant
+    from project.reporting.dataset_card import dataset_card
+    from project.reporting.energy import energy_record
+    from project.reporting.limits import evidence
+    from project.reporting.model_card import model_card
+
+    title, lines = title_of(subject), about_in_words(subject, about)
+    energy = next(section for section in sections if section.name == "energy")
+    for name, text in {
+        "index.html": page_of(title, lines, sections),
+        "report.md": markdown_of(title, lines, sections),
+        "README.md": model_card(subject, sections),
+        "DATASET_CARD.md": dataset_card(subject, sections),
+        "croissant.json": as_json(croissant(subject, sections)),
+        "energy.json": as_json(energy_record(subject, energy)),
+        "evidence.md": evidence(subject, sections),
+    }.items():
+        replace_text(folder / name, text)
+
+
+def as_json(content: dict[str, Any]) -> str:
+    return json.dumps(finite(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def title_of(subject: Subject) -> str:
+    """Return what the report is about, such as `CNN on Digits`."""
+    data = subject.data
+    name = type(getattr(data, "dataset", None) or getattr(data, "corpus", None) or data).__name__
+    return f"{type(subject.network).__name__} on {name}"
+
+
+def about_in_words(subject: Subject, about: dict[str, Any]) -> list[str]:
+    made = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
+    run = f"run {subject.run.name}, " if subject.run else ""
+    lines = [
+        f"Report on the checkpoint {subject.checkpoint.name} "
+        f"(SHA-256 {about['subject']['checkpoint_sha256'][:12]}…) of {run}made {made}. "
+        f"Costly figures on up to {subject.n:,} examples, seed {subject.seed}; every figure below "
+        "with its n and 95 % interval. One run: how much another seed would differ is not in here."
+    ]
+    return lines + [f"Note: {note}." for note in subject.notes]
+
+
+def first_screen(title: str, sections: list[Section]) -> str:
+    """Return the verdicts for a terminal, in lines of at most 80 columns."""
+    import textwrap
+
+    lines = ["", title, "-" * len(title)]
+    for mark, name in MARKS.items():
+        here = [section for section in sections if section.mark == mark]
+        lines += [name] if here else []
+        for section in here:
+            text = f"{section.title}: {section.verdict}"
+            lines += textwrap.wrap(text, 80, initial_indent="  ", subsequent_indent="    ")
+    return "\n".join(lines) + "\n"
