@@ -34,6 +34,8 @@ STEPS = [  # (what is done, command); RUN(name) is the newest run of an experime
     ("test a language model", "evaluate RUN(docs_transformer)"),
     ("classify pictures", "predict RUN(default) pictures --top 3"),
     ("measure a text", "predict RUN(docs_transformer) README.md"),
+    ("a report on a classifier", "report RUN(default) --n 200"),
+    ("a report on a language model", "report RUN(docs_transformer) --n 100"),
     ("write a text", "generate RUN(docs_transformer) --prompt 'The ' --max_tokens 80"),
     (
         "fine-tune with frozen layers",
