@@ -66,32 +66,33 @@ def draw_cells(axes: Any, y: int, cells: list[tuple[str, float]]) -> None:
         axes.text(x + 0.5, y + 0.52, character, color=ink, **style)
 
 
-def context_picture(lengths: list[int], losses: Tensor, half: Tensor, far: int) -> bytes:
+def context_picture(
+    lengths: list[int],
+    losses: list[float],
+    intervals: list[tuple[float, float]],
+    far: int | None = None,
+) -> bytes:
     """Draw the mean loss over the tokens of context, with intervals, as PNG.
 
     Args:
-        losses, half: Mean and half of its interval at each of `lengths`, nats.
+        losses, intervals: At each of `lengths`, nats.
         far: Length from which on more context hardly helps, marked.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 3.2), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    axes.errorbar(
-        lengths,
-        losses.numpy(),
-        yerr=half.numpy(),
-        color="#1f77b4",
-        marker="o",
-        markersize=4,
-        capsize=3,
-    )
-    axes.axvline(far, linestyle="--", color="0.4")
+    below = [max(mean - low, 0) for mean, (low, _) in zip(losses, intervals, strict=True)]
+    above = [max(high - mean, 0) for mean, (_, high) in zip(losses, intervals, strict=True)]
+    axes.errorbar(lengths, losses, [below, above], fmt="o-", markersize=4, capsize=3)
+    if far is not None:
+        axes.axvline(far, linestyle="--", color="0.4")
     axes.set_xscale("log", base=2)
     axes.set_xticks(lengths, [str(length) for length in lengths])
     axes.minorticks_off()
     axes.set_xlabel("tokens of context", fontsize=9)
     axes.set_ylabel("loss of the next token, nats", fontsize=9)
+    axes.set_ylim(bottom=0)
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3)
     return png(drawn(figure))
