@@ -220,6 +220,7 @@ def test_a_planted_copy_is_measured_and_fails(tmp_path) -> None:
     found = section(subject_of(Given(train=[train], test=[test + train[100:1500]]), tmp_path))
     assert found.mark == "fails"
     assert found.verdict.startswith(f"{100 * value(found, 'copied'):.1f} % of the test text stands")
+    assert len(found.verdict) < 350
     asked = test + train[100:1500]
     left = train[: int(len(train) * 0.95)]  # validation is cut from its end
     starts = [i for i in range(len(asked) - 49) if asked[i : i + 50] in left]

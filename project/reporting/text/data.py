@@ -166,12 +166,13 @@ def overlap(text: Text) -> Part:
     if len(text.tokens("train")) > MOST_SEARCHED:
         words += f" Only the last {MOST_SEARCHED:,} training tokens were searched."
     says = (
-        f"{measure.number()} of the {measured} text stands in the training text letter for letter"
+        f"{measure.number()} of the {measured} text stands in the training text, in spans of "
+        f"{SPAN} bytes or more"
     )
     mark: Mark = "holds"
     if found >= COPIED_CARE:
         mark = "fails" if found >= COPIED_FAILS else "caution"
-        says += ", so that the test measures memory too"
+        says += ": the test measures memory too"
     return Part([Figures([measure], "Overlap"), Words(words)], f"{says}.", mark)
 
 

@@ -117,7 +117,7 @@ class Study:
         error, difference = attribution.completeness(
             network, self.tokens, self.targets, baseline, self.values[MAIN].to(self.tokens.device)
         )
-        sums, counts = error.double().tolist(), difference.double().tolist()
+        sums, counts = error.tolist(), difference.tolist()
         return (sum(sums) / sum(counts), mean_interval(sums, counts)) if sum(counts) else None
 
 
@@ -229,11 +229,10 @@ def judged(study: Study) -> tuple[Mark, str]:
         faults.append(f"they miss the log-probability by {in_words(found[0])}")
     if not faults:
         return "holds", (
-            "What integrated gradients says of it can be used: without the tokens that it names, "
-            "predictions fall faster than without the nearest ones, and with weights drawn anew it "
-            "says something else."
+            "Explanations by integrated gradients can be used: the tokens that they name matter "
+            "more to a prediction than the nearest ones, and with weights drawn anew they change."
         )
-    says = f"Attributions by integrated gradients say little of it: {' and '.join(faults)}."
+    says = f"Explanations by integrated gradients say little of it: {' and '.join(faults)}."
     if not good:
         return "fails", says
     others = "" if MAIN in good else f" Better: {TITLES[good[0]]}."

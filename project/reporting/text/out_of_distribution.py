@@ -21,7 +21,6 @@ from project.reporting.findings import (
     Measure,
     Picture,
     Section,
-    Table,
     Words,
     missing,
     not_run,
@@ -99,6 +98,8 @@ def section(subject: Subject) -> Section:
     worst = min(kinds, key=lambda kind: apart[kind.key])
     easiest = max(kinds, key=lambda kind: apart[kind.key])
     mark = mark_of(apart[worst.key])
+    of_kinds = [measure for found in measures.values() for measure in found]
+    figures = [bits_per_byte_of(test, subject.seed), *of_kinds, *reasons]
     return Section(
         NAME,
         TITLE,
@@ -106,10 +107,8 @@ def section(subject: Subject) -> Section:
         verdict(mark, worst, easiest, apart),
         [
             Words(RULE),
-            table(test, kinds, measures),
             distributions(test, kinds),
-            Figures([bits_per_byte_of(test, subject.seed), *reasons], capital(test.title)),
-            *(Figures(measures[kind.key], capital(kind.title)) for kind in kinds),
+            Figures(figures, "How strange it finds them"),
         ],
     )
 
@@ -175,15 +174,6 @@ def verdict(mark: Mark, worst: Kind, easiest: Kind, apart: dict[str, float]) -> 
         f"pairs of windows for {easiest.title}, the easiest kind, and in "
         f"{with_unit(apart[worst.key], '%')} for {worst.title}, the hardest (50 % is chance)."
     )
-
-
-def table(test: Kind, kinds: list[Kind], measures: dict[str, list[Measure]]) -> Table:
-    rows = [[capital(test.title), f"{test.bits_per_byte:.2f}", "", ""]]
-    rows += [
-        [capital(k.title), f"{k.bits_per_byte:.2f}", *(m.number() for m in measures[k.key][1:])]
-        for k in kinds
-    ]
-    return Table(["Text", "Bits per byte", "AUROC", "FPR95"], rows, "How strange it finds them")
 
 
 def distributions(test: Kind, kinds: list[Kind]) -> Picture:

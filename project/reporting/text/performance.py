@@ -208,16 +208,17 @@ def verdict_of(measures: dict[str, Measure], found: Copying, split: str) -> str:
     bits, rival, new = (measures.get(key) for key in ("bits_per_byte", "compressor", "bits_new"))
     assert bits is not None
     assert rival is not None
+    assert bits.value is not None
     told = (
-        f"It predicts {split} text at {bits.number()} (95 % interval {bits.interval()}), "
-        f"{'better' if is_better(measures) else 'no better'} than counting n-grams does "
-        f"({best.number()}). A compressor that has read the training text needs "
-        f"{'only ' * compressor_wins(measures)}{rival.number()}"
+        f"It needs {bits.value:.2f} bits for a byte of {split} text (95 % interval "
+        f"{bits.interval()}; 8 as it is stored), {'less' if is_better(measures) else 'no less'} "
+        f"than counting short sequences does ({best.value:.2f}). A compressor that has read the "
+        f"training text needs {'only ' * compressor_wins(measures)}{rival.value:.2f}"
     )
     if "bits_repeated" in measures and new is not None:
-        told += f"; on text that does not stand there the model needs {new.number()}"
+        told += f"; on text that does not stand there the model needs {new.value:.2f}"
     told += "."
     if found.copies_more or found.extracts_more:
         what = "Its samples copy" if found.copies_more else "It recites"
-        return f"{told} {what} more of its training text than of other text."
-    return f"{told} No sign that it copies its training text."
+        return f"{told} {what} more of the training text than of other text."
+    return f"{told} No sign that it copies more of it than real text does."

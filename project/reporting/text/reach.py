@@ -41,7 +41,7 @@ SHOWN_TOKENS = 48
 SHOWN_HEADS = 4
 NOT_ATTRIBUTION = (
     "Attention is not attribution: quite different weights can give the same prediction (Jain & "
-    "Wallace 2019, arXiv:1902.10186). They show where a head reads, not what decides."
+    "Wallace 2019, arXiv:1902.10186). It shows where a head reads, not what decides."
 )
 
 
@@ -56,7 +56,7 @@ class Reach(NamedTuple):
         found, longest = {}, self.lengths[-1]
         for length, losses in zip(self.lengths[:-1], self.losses.T, strict=False):
             above = (losses - self.losses[:, -1]).double()
-            title = f"loss with {length:,} tokens, above that with {longest:,}"
+            title = f"loss with a context of {length:,}, above that with {longest:,}"
             how = "normal, paired over tokens"
             found[length] = mean_measure(
                 f"context_{length}", title, above, torch.ones_like(above), "nats", how=how
@@ -154,6 +154,7 @@ def attention_blocks(text: Text, tokens: Tensor, seed: int) -> list[Block]:
     shown = {names[order[i]]: order[i] for i in picked}
     return [
         Figures(found, "Attention"),
+        Words(NOT_ATTRIBUTION),
         Table(head_names, rows, f"Tokens back, mean over {n} windows, with 95 % intervals"),
         distances_block(distances, tokens.shape[1], means, half),
         *head_blocks(text, tokens[0], [weights[0] for weights in maps], shown, means),
@@ -196,14 +197,14 @@ def head_blocks(
         Picture(
             "attention_last_token",
             text_picture(rows),
-            f"What the last token looks at (red), by {chosen}. {NOT_ATTRIBUTION}",
+            f"What the last token looks at (red), by {chosen}.",
             "One passage, coloured by the attention of several heads.",
         ),
         Picture(
             "attention_heads",
             heads_picture(whole),
             f"Attention of every position, by {chosen}: each row adds up to 1, and colours are "
-            f"square roots, so that small weights are seen. {NOT_ATTRIBUTION}",
+            "square roots, so that small weights are seen.",
             "Lower triangles: no head looks ahead.",
         ),
     ]

@@ -109,7 +109,7 @@ def section(subject: Subject) -> Section:
     blocks: list[Block] = [
         Words(RULE),
         curves(windows, costs, clean, alone),
-        *tables(windows, costs, clean),
+        *tables(windows, costs, clean, subject.seed),
         Figures(
             [worth, *references(windows, clean, alone, subject.seed, num_cut)], "Without typos"
         ),
@@ -246,7 +246,7 @@ def verdict(windows: Windows, costs: Costs, clean: Cost, worst: str, lost: float
     return f"{told}the model loses {max(100 * lost, 0):.0f} % of what it gains from its context."
 
 
-def tables(windows: Windows, costs: Costs, clean: Cost) -> list[Table]:
+def tables(windows: Windows, costs: Costs, clean: Cost, seed: int) -> list[Table]:
     """Return what typos of every kind and rate cost, with 95 % intervals."""
     head = ["Typos", *(f"{100 * rate:.0f} %" for rate in RATES)]
     rows, own = [], []
@@ -256,7 +256,10 @@ def tables(windows: Windows, costs: Costs, clean: Cost) -> list[Table]:
         rows.append([title.capitalize(), *more])
         own.append([title.capitalize(), *(cell(a.context, a.context_bytes) for a in after)])
     none = ["None", cell(clean.context, clean.context_bytes), *([""] * (len(RATES) - 1))]
-    by = f"bits per byte, by share of letters; {len(windows.texts)} windows, with 95 % intervals"
+    by = (
+        f"bits per byte, by share of letters; with 95 % intervals, {len(windows.texts)} windows, "
+        f"seed {seed}"
+    )
     return [
         Table(head, rows, f"What the continuation costs more, {by}"),
         Table(head, [none, *own], f"What the typed text itself costs, {by}"),
