@@ -19,7 +19,7 @@ from project.models.cnn import CausalCNN
 from project.models.mlp import MLPLanguageModel
 from project.models.rnn import RNNLanguageModel
 from project.models.transformer import GPT, SinusoidalTransformer
-from project.reporting.findings import Figures
+from project.reporting.findings import Figures, Table
 from project.reporting.subject import Subject, Text
 from project.reporting.text import out_of_distribution, robustness, strange_texts, typos
 from project.reporting.text.token_exchanges import (
@@ -264,6 +264,11 @@ def test_every_network_gets_through_both_sections(tmp_path, cls, arguments) -> N
         assert len({m.key for m in found.measures()}) == len(found.measures()) > 10
         values = [m.value for m in found.measures() if m.value is not None]
         assert np.isfinite(values).all()
+        for table in [block for block in found.blocks if isinstance(block, Table)]:
+            own = "_own" if "itself" in table.title else ""
+            cells = [row[3].split()[0] for row in table.rows if row[0] != "None"]
+            expected = [found.measure(f"{kind}_5{own}").value for kind in typos.KINDS]
+            assert [float(cell) for cell in cells] == pytest.approx(expected, abs=6e-4)
         assert len(values) == len(found.measures())
 
 

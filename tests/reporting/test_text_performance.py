@@ -17,6 +17,7 @@ from project.data.tokenization import BPETokenizer, CharTokenizer
 from project.models.rnn import RNNLanguageModel
 from project.models.transformer import GPT, SinusoidalTransformer
 from project.reporting.baselines import compressed_bits, ngram_losses
+from project.reporting.findings import Measure
 from project.reporting.memorisation import (
     copied_bytes,
     longest_copy,
@@ -25,7 +26,7 @@ from project.reporting.memorisation import (
 )
 from project.reporting.subject import Subject, Text
 from project.reporting.text import calibration, performance
-from project.reporting.text.copying import copying
+from project.reporting.text.copying import Copying, copying
 from project.reporting.text.losses import KINDS, kinds, loss_by
 from project.tasks.language_modeling import LanguageModeling
 from project.tasks.sampling import generate
@@ -286,6 +287,31 @@ def test_the_whole_section_of_each_tokenizer_and_kind_of_network(name: str) -> N
     assert confident.measure("nll").value == pytest.approx(loss, rel=1e-5)
     assert confident.measure("temperature").value > 1.0  # its noise is worth nothing
     assert confident.measure("top_1").value <= confident.measure("top_5").value
+
+
+@pytest.mark.parametrize(
+    ("better", "compressor", "copies", "extracts", "mark"),
+    [
+        ((0.1, 0.2), 2.0, False, False, "holds"),
+        ((-0.1, 0.2), 2.0, False, False, "fails"),
+        ((0.1, 0.2), 1.4, False, False, "caution"),
+        ((0.1, 0.2), 2.0, True, False, "caution"),
+        ((0.1, 0.2), 2.0, False, True, "caution"),
+    ],
+)
+def test_the_mark_is_that_of_the_rule(better, compressor, copies, extracts, mark) -> None:
+    measures = {
+        "bits_per_byte": Measure("bits_per_byte", "", 1.5, "bits/byte", 9, (1.4, 1.6)),
+        "ngram_1": Measure("ngram_1", "", 1.65, "bits/byte", 9, (1.6, 1.7)),
+        "better": Measure("better", "", 0.15, "bits/byte", 9, better),
+        "compressor": Measure("compressor", "", compressor, "bits/byte", 9, how="one"),
+    }
+    found = Copying([], copies, extracts)
+    assert performance.mark_of(measures, found) == mark
+    told = performance.verdict_of(measures, found, "test")
+    assert ("no less than counting" in told) == (mark == "fails")
+    assert ("needs only" in told) == (compressor < 1.5)
+    assert ("No sign" in told) == (not copies and not extracts)
 
 
 class Reciter(nn.Module):

@@ -142,7 +142,8 @@ def begin(subject: Subject, text: Text) -> Study:
     number = max(2, subject.n // EXAMPLES_A_WINDOW)
     batch = text.windows(split, number, subject.generator("explained windows"), length)
     sample = text.windows(split, 200, subject.generator("average token"), length).inputs
-    targets = text.logits(batch.inputs)[:, -1].argmax(dim=1).to(text.device)
+    logits = text.logits(batch.inputs)[:, -1, : len(text.tokenizer.vocabulary)]
+    targets = logits.argmax(dim=1).to(text.device)
     tokens = batch.inputs.to(text.device)
     next_tokens, sample = batch.targets[:, -1], sample.to(text.device)
     return Study(text, tokens, targets, next_tokens, sample, subject.seed)
@@ -218,7 +219,7 @@ def judged(study: Study) -> tuple[Mark, str]:
     found = study.incompleteness()
     faults = []
     if not study.follows(MAIN):
-        faults.append("they hardly change when the weights are drawn anew")
+        faults.append("they hardly change when the weights are made random")
     if not study.is_faster(MAIN, "random"):
         faults.append("to remove the tokens that they name harms no more than to remove any")
     elif not study.is_faster(MAIN, "nearest"):
@@ -230,7 +231,7 @@ def judged(study: Study) -> tuple[Mark, str]:
     if not faults:
         return "holds", (
             "Explanations by integrated gradients can be used: the tokens that they name matter "
-            "more to a prediction than the nearest ones, and with weights drawn anew they change."
+            "more to a prediction than the nearest ones, and with random weights they change."
         )
     says = f"Explanations by integrated gradients say little of it: {' and '.join(faults)}."
     if not good:
@@ -300,7 +301,7 @@ def measures(study: Study) -> list[Measure]:
             found.append(Measure(key, said, value, "", n, interval, seed, how))
     for name, rho in study.rho.items():
         value, interval = mean_over_draws(rho[:, -1])
-        constant = int(rho.isnan().sum())
+        constant = int(rho[:, -1].isnan().sum())
         how = f"Student's t over {REDRAWS} draws of the weights; {constant} constant, taken as 0"
         said = f"{TITLES[name]}: rank correlation after all layers"
         found.append(Measure(f"rho_{name}", said, value, "", rho.shape[2], interval, seed, how))
@@ -311,17 +312,13 @@ def examples(study: Study) -> Picture:
     """Draw windows with right and with wrong predictions, with every method."""
     is_right = study.targets.cpu() == study.next_tokens
     chosen = [*is_right.nonzero()[:SHOWN, 0].tolist(), *(~is_right).nonzero()[:SHOWN, 0].tolist()]
-    probability = study.text.logits(study.tokens[chosen])[:, -1].softmax(dim=1).max(dim=1).values
+    said_here = study.targets[chosen].cpu()[:, None]
+    probability = study.text.logits(study.tokens[chosen])[:, -1].softmax(dim=1).gather(1, said_here)
     rows: list[Row] = []
-    for row, share in zip(chosen, probability.tolist(), strict=True):
+    for row, share in zip(chosen, probability[:, 0].tolist(), strict=True):
         said, follows = study.text.pieces([int(study.targets[row]), int(study.next_tokens[row])])
-        rows.append(
-            (
-                f"predicts {said!r} ({100 * share:.0f} %); the text has {follows!r}",
-                [],
-                torch.zeros(0),
-            )
-        )
+        heading = f"predicts {said!r} ({100 * share:.0f} %); the text has {follows!r}"
+        rows.append((heading, [], torch.zeros(0)))
         pieces = study.text.pieces(study.tokens[row, -SHOWN_TOKENS:].tolist())
         for name in METHODS:
             rows.append((f"   {TITLES[name]}", pieces, study.values[name][row, -SHOWN_TOKENS:]))
