@@ -162,7 +162,7 @@ def test_tokens_that_are_not_seen_get_nothing() -> None:
 @every_network
 def test_losses_by_context_are_those_of_shorter_texts(cls, options) -> None:
     network, (tokens, targets) = build(cls, options), some_tokens(5)
-    losses = attributions.losses_by_context(network, tokens, targets, [1, 4, 12])
+    losses = reach.losses_by_context(network, tokens, targets, [1, 4, 12])
     for column, length in enumerate((1, 4, 12)):
         expected = -log_probability(network, tokens[:, -length:], targets)
         torch.testing.assert_close(losses[:, column], expected)
@@ -170,7 +170,7 @@ def test_losses_by_context_are_those_of_shorter_texts(cls, options) -> None:
 
 def test_context_beyond_what_is_seen_changes_nothing() -> None:
     network, (tokens, targets) = build(MLPLanguageModel, {"history": 4}), some_tokens(5)
-    losses = attributions.losses_by_context(network, tokens, targets, [2, 4, 8, 12])
+    losses = reach.losses_by_context(network, tokens, targets, [2, 4, 8, 12])
     assert torch.equal(losses[:, 1], losses[:, 2])
     assert torch.equal(losses[:, 1], losses[:, 3])
     assert not torch.allclose(losses[:, 0], losses[:, 1])

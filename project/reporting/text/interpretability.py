@@ -261,7 +261,7 @@ def blocks(study: Study, reach: Reach) -> list[Block]:
         examples(study),
         removal_picture(study),
         randomisation_picture(study),
-        *reach_blocks(reach, study.seed),
+        *reach_blocks(reach),
         *attention_blocks(study.text, study.tokens, study.seed),
         Figures(measures(study), "Attributions"),
     ]

@@ -4,11 +4,11 @@ Shape letters: B windows, T tokens of a window, N heads.
 """
 
 import math
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from project.reporting.findings import (
     Block,
@@ -17,27 +17,19 @@ from project.reporting.findings import (
     Picture,
     Table,
     Words,
-    digits,
     fact,
     missing,
 )
 from project.reporting.subject import Subject, Text
 from project.reporting.text.attention import attention_distances, attention_maps, has_attention
-from project.reporting.text.attributions import losses_by_context
 from project.reporting.text.losses import mean_measure
-from project.reporting.text.token_pictures import (
-    Row,
-    context_picture,
-    distances_picture,
-    heads_picture,
-    text_picture,
-)
+from project.reporting.text.token_pictures import context_picture, heads_picture
 from project.training.intervals import Z_95, mean_interval
 
 NEAR = 0.05  # share of the loss: where more context brings less, it is as good as not seen
 FURTHER = 2  # contexts that a network without an end to its context is read for
 APART = 16  # tokens between two whose loss is compared: their contexts overlap, they do not
-SHOWN_TOKENS = 48
+AT_ONCE = 8192  # tokens that go through a network together
 SHOWN_HEADS = 4
 NOT_ATTRIBUTION = (
     "Attention is not attribution: quite different weights can give the same prediction (Jain & "
@@ -50,6 +42,7 @@ class Reach(NamedTuple):
 
     lengths: list[int]
     losses: Tensor
+    seed: int = 0  # by which the tokens were drawn
 
     def gains(self) -> dict[int, Measure]:
         """Return by how much the loss with each context is above that with the longest, paired."""
@@ -57,10 +50,10 @@ class Reach(NamedTuple):
         for length, losses in zip(self.lengths[:-1], self.losses.T, strict=False):
             above = (losses - self.losses[:, -1]).double()
             title = f"loss with a context of {length:,}, above that with {longest:,}"
-            how = "normal, paired over tokens"
             found[length] = mean_measure(
-                f"context_{length}", title, above, torch.ones_like(above), "nats", how=how
-            )
+                f"context_{length}", title, above, torch.ones_like(above), "nats",
+                seed=self.seed, how="normal, paired over tokens",
+            )  # fmt: skip
         return found
 
     def tokens(self) -> int:
@@ -93,16 +86,40 @@ def measured_reach(subject: Subject, text: Text) -> Reach:
     most = batch.inputs.shape[1]
     lengths = [2**i for i in range(math.ceil(math.log2(most)))] + [most]
     inputs, targets = batch.inputs.to(text.device), batch.targets[:, -1].to(text.device)
-    return Reach(lengths, losses_by_context(text.network, inputs, targets, lengths))
+    losses = losses_by_context(text.network, inputs, targets, lengths)
+    return Reach(lengths, losses, subject.seed)
 
 
-def reach_blocks(reach: Reach, seed: int) -> list[Block]:
+@torch.no_grad()
+def losses_by_context(
+    network: nn.Module, tokens: Tensor, targets: Tensor, lengths: list[int]
+) -> Tensor:
+    """Return the loss of what follows windows when their last tokens alone are read, nats.
+
+    Args:
+        tokens: (B, T).
+        targets: What follows, (B,).
+        lengths: Tokens read, each in [1, T].
+
+    Returns:
+        (B, number of lengths), on the CPU.
+    """
+    columns = []
+    for length in lengths:
+        rows = max(1, AT_ONCE // length)
+        logits = [network(part[:, -length:])[:, -1].float() for part in tokens.split(rows)]
+        losses = F.cross_entropy(torch.cat(logits), targets, reduction="none")
+        columns.append(losses.cpu())
+    return torch.stack(columns, dim=1)
+
+
+def reach_blocks(reach: Reach) -> list[Block]:
     """Return how the loss falls with the context."""
     n, far = len(reach.losses), reach.tokens()
     title = f"shortest context beyond which less than {100 * NEAR:.0f} % of the loss is gained"
     found = [
         fact("reach", title, far, "tokens", "from the intervals below"),
-        *(replace(measure, seed=seed) for measure in reach.gains().values()),
+        *reach.gains().values(),
     ]
     means = reach.losses.mean(dim=0).tolist()
     ends = [mean_interval(losses.tolist(), [1] * n) for losses in reach.losses.T.double()]
@@ -150,61 +167,21 @@ def attention_blocks(text: Text, tokens: Tensor, seed: int) -> list[Block]:
         for i in range(layers)
     ]
     head_names = ["layer", *(f"head {j + 1}" for j in range(heads))]
+    title = (
+        f"Tokens back, mean over the later half of {n} windows, with 95 % intervals; a head that "
+        f"looks at all tokens alike would stand at {3 * tokens.shape[1] / 8:.0f}"
+    )
     picked = torch.linspace(0, len(order) - 1, min(SHOWN_HEADS, len(order))).round().int().tolist()
-    shown = {names[order[i]]: order[i] for i in picked}
+    shown = {names[order[i]]: maps[order[i][0]][0, order[i][1]] for i in picked}
+    caption = (
+        "Attention of every position of the first window of the sample, by heads from the nearest "
+        "to the farthest looking: each row adds up to 1, and colours are square roots, so that "
+        "small weights are seen."
+    )
+    alt = "Lower triangles: no head looks ahead."
     return [
         Figures(found, "Attention"),
         Words(NOT_ATTRIBUTION),
-        Table(head_names, rows, f"Tokens back, mean over {n} windows, with 95 % intervals"),
-        distances_block(distances, tokens.shape[1], means, half),
-        *head_blocks(text, tokens[0], [weights[0] for weights in maps], shown, means),
-    ]
-
-
-def distances_block(distances: Tensor, length: int, means: Tensor, half: Tensor) -> Picture:
-    caption = (
-        "How many tokens back each head looks, weighted by its attention, over the later half of "
-        f"windows of {length} tokens, with 95 % intervals over {len(distances)} windows. A head "
-        f"that looks at all tokens alike would stand at {3 * length / 8:.0f}."
-    )
-    low, high = digits(means.min().item()), digits(means.max().item())
-    alt = f"Heads look back between {low} and {high} tokens on average."
-    return Picture("attention_distance", distances_picture(means, half), caption, alt)
-
-
-def head_blocks(
-    text: Text,
-    window: Tensor,
-    maps: list[Tensor],
-    heads: dict[str, tuple[int, int]],
-    means: Tensor,
-) -> list[Picture]:
-    """Return the weights of a few heads on one window (T,), whole and of its last token.
-
-    Args:
-        maps: Of each layer, (N, T, T).
-        heads: Layer and head by their name.
-        means: Tokens back, (layers, N).
-    """
-    whole = {name: maps[layer][head] for name, (layer, head) in heads.items()}
-    pieces = text.pieces(window[-SHOWN_TOKENS:].tolist())
-    rows: list[Row] = [
-        (f"{name}: {means[heads[name]]:.1f} tokens back", pieces, weights[-1, -SHOWN_TOKENS:])
-        for name, weights in whole.items()
-    ]
-    chosen = "heads from the nearest to the farthest looking, on the first window of the sample"
-    return [
-        Picture(
-            "attention_last_token",
-            text_picture(rows),
-            f"What the last token looks at (red), by {chosen}.",
-            "One passage, coloured by the attention of several heads.",
-        ),
-        Picture(
-            "attention_heads",
-            heads_picture(whole),
-            f"Attention of every position, by {chosen}: each row adds up to 1, and colours are "
-            "square roots, so that small weights are seen.",
-            "Lower triangles: no head looks ahead.",
-        ),
+        Table(head_names, rows, title),
+        Picture("attention_heads", heads_picture(shown), caption, alt),
     ]

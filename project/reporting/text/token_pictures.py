@@ -6,7 +6,6 @@ Shape letters: T tokens, N heads.
 import warnings
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from project.training.pictures import drawn, png
@@ -95,33 +94,6 @@ def context_picture(
     axes.set_ylim(bottom=0)
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3)
-    return png(drawn(figure))
-
-
-def distances_picture(means: Tensor, half: Tensor) -> bytes:
-    """Draw the mean distance of each head, (layers, N) with half its interval, as PNG."""
-    from matplotlib.figure import Figure
-
-    layers, heads = means.shape
-    figure = Figure(figsize=(5, 3.2), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    apart = torch.linspace(-0.3, 0.3, heads) if heads > 1 else torch.zeros(1)
-    for layer in range(layers):
-        axes.errorbar(
-            (layer + 1 + apart).numpy(),
-            means[layer].numpy(),
-            yerr=half[layer].numpy(),
-            fmt="o",
-            markersize=4,
-            capsize=2,
-            color="#1f77b4" if layer % 2 == 0 else "#d62728",
-        )
-    axes.set_xticks(range(1, layers + 1))
-    axes.set_xlabel("layer; its heads side by side", fontsize=9)
-    axes.set_ylabel("mean distance, tokens back", fontsize=9)
-    axes.set_ylim(bottom=0)
-    axes.tick_params(labelsize=8)
-    axes.grid(axis="y", alpha=0.3)
     return png(drawn(figure))
 
 
