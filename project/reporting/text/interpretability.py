@@ -221,11 +221,9 @@ def judged(study: Study) -> tuple[Mark, str]:
     if not study.follows(MAIN):
         faults.append("they hardly change when the weights are made random")
     if not study.is_faster(MAIN, "random"):
-        faults.append("to remove the tokens that they name harms no more than to remove any")
+        faults.append("the tokens that they name are not shown to matter more than any others")
     elif not study.is_faster(MAIN, "nearest"):
-        faults.append(
-            "to remove the tokens that they name harms no more than to remove the nearest ones"
-        )
+        faults.append("the tokens that they name are not shown to matter more than the nearest")
     if found and found[0] >= MOST_ERROR:
         faults.append(f"they miss the log-probability by {in_words(found[0])}")
     if not faults:

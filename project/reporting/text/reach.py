@@ -70,7 +70,7 @@ class Reach(NamedTuple):
         far, longest = self.tokens(), self.lengths[-1]
         if far == longest:
             return f"It looks back at least {longest:,} tokens, as far as was measured."
-        tokens = f"about {far:,} tokens" if far > 1 else "hardly more than one token"
+        tokens = f"no more than about {far:,} tokens" if far > 1 else "hardly more than one token"
         return (
             f"It looks back {tokens}: what lies before lowers its loss by less than "
             f"{100 * NEAR:.0f} % (measured up to {longest:,})."

@@ -287,7 +287,7 @@ def curves(windows: Windows, costs: Costs, clean: Cost, alone: Cost) -> Picture:
     for (kind, title), colour, mark in zip(KINDS.items(), colours, "osv^D", strict=True):
         bits = [was, *(costs[kind, rate].per_byte(windows) for rate in RATES)]
         axes.plot(percent, bits, marker=mark, markersize=4, color=colour, label=title)
-    axes.axhline(without, color="black", linestyle="--", linewidth=1, label="no context")
+    axes.axhline(without, color="black", linestyle="--", linewidth=1, label="last token alone")
     axes.set_xlabel("letters of the context with a typo, %", fontsize=9)
     axes.set_ylabel("continuation, bits per byte", fontsize=9)
     axes.set_xticks([0, 2, 5, 10, 20])
@@ -301,6 +301,6 @@ def curves(windows: Windows, costs: Costs, clean: Cost, alone: Cost) -> Picture:
         "What the same continuation costs after contexts with more and more typos, a line a kind. "
         "Flat is robust; at the dashed line, the context is of no more use than its last token "
         "alone.",
-        f"Bits per byte without typos {was:.2f}, without context {without:.2f}, with typos in 20 % "
+        f"Bits per byte without typos {was:.2f}, after its last token alone {without:.2f}, with typos in 20 % "
         "of the letters: " + ", ".join(f"{KINDS[k]} {at_most[k]:.2f}" for k in KINDS),
     )
