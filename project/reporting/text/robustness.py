@@ -301,6 +301,6 @@ def curves(windows: Windows, costs: Costs, clean: Cost, alone: Cost) -> Picture:
         "What the same continuation costs after contexts with more and more typos, a line a kind. "
         "Flat is robust; at the dashed line, the context is of no more use than its last token "
         "alone.",
-        f"Bits per byte without typos {was:.2f}, after its last token alone {without:.2f}, with typos in 20 % "
-        "of the letters: " + ", ".join(f"{KINDS[k]} {at_most[k]:.2f}" for k in KINDS),
+        f"Bits per byte without typos {was:.2f}, after its last token alone {without:.2f}, with "
+        "typos in 20 % of the letters: " + ", ".join(f"{KINDS[k]} {at_most[k]:.2f}" for k in KINDS),
     )
