@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from project.data.images import ImageData
@@ -180,14 +181,24 @@ class Text:
         return [self.tokenizer.decode([int(token)]) for token in tokens]
 
     def windows(
-        self, split: str, n: int, generator: torch.Generator, length: int | None = None
+        self,
+        split: str,
+        n: int,
+        generator: torch.Generator,
+        length: int | None = None,
+        apart: int | None = None,
     ) -> TokenBatch:
-        """Return `n` windows of `length` tokens (the context by default) that begin anywhere."""
+        """Return `n` windows in a random order, or all there are.
+
+        Args:
+            length: Tokens of a window, of which the split may have fewer; the context by default.
+            apart: Tokens between two beginnings, at least. By default windows do not overlap, so
+                that an interval may take them for independent.
+        """
         tokens = self.tokens(split)
         length = min(length or self.context_length, len(tokens) - 1)
-        places = len(tokens) - length
-        starts = torch.randint(places, (n,), generator=generator).numpy().astype(np.int64)
-        counted = np.full(n, length)
+        starts = separate_starts(len(tokens) - length, n, apart or length, generator)
+        counted = np.full(len(starts), length)
         return take_windows(tokens, starts, counted, length, continues=False)
 
     @torch.no_grad()
@@ -271,6 +282,19 @@ class Text:
     def measured_split(self) -> str:
         """Return `test`, or `val` where the data have no test split."""
         return "test" if "test" in self.splits else "val"
+
+
+def separate_starts(
+    places: int, n: int, apart: int, generator: torch.Generator
+) -> NDArray[np.int64]:
+    """Return `n` of the numbers from 0 to `places` - 1, any two at least `apart` from another.
+
+    In a random order; as many as there are where these are fewer.
+    """
+    slots = (places - 1) // apart + 1
+    spare = places - 1 - (slots - 1) * apart
+    offset = torch.randint(spare + 1, (1,), generator=generator)
+    return (offset + apart * torch.randperm(slots, generator=generator)[:n]).numpy()
 
 
 @contextmanager

@@ -19,10 +19,15 @@ from project.models.cnn import CausalCNN
 from project.models.mlp import MLPLanguageModel
 from project.models.rnn import RNNLanguageModel
 from project.models.transformer import GPT, SinusoidalTransformer
-from project.reporting.findings import Figures
+from project.reporting.findings import Figures, Table
 from project.reporting.subject import Subject, Text
 from project.reporting.text import out_of_distribution, robustness, strange_texts, typos
-from project.reporting.text.token_flips import flip_estimates, likeliest_flips, random_flips
+from project.reporting.text.token_exchanges import (
+    exchange_blocks,
+    flip_estimates,
+    likeliest_flips,
+    random_flips,
+)
 from project.tasks.language_modeling import LanguageModeling, token_losses
 
 WORDS = "The quick brown fox jumps over a lazy dog, and Zoë doesn't mind at all; 42 of them.\n"
@@ -255,9 +260,15 @@ def test_every_network_gets_through_both_sections(tmp_path, cls, arguments) -> N
     for module in (robustness, out_of_distribution):
         found = module.section(subject)
         assert found.mark in ("holds", "caution", "fails")
+        assert len(found.verdict) < 350
         assert len({m.key for m in found.measures()}) == len(found.measures()) > 10
         values = [m.value for m in found.measures() if m.value is not None]
         assert np.isfinite(values).all()
+        for table in [block for block in found.blocks if isinstance(block, Table)]:
+            own = "_own" if "itself" in table.title else ""
+            cells = [row[3].split()[0] for row in table.rows if row[0] != "None"]
+            expected = [found.measure(f"{kind}_5{own}").value for kind in typos.KINDS]
+            assert [float(cell) for cell in cells] == pytest.approx(expected, abs=6e-4)
         assert len(values) == len(found.measures())
 
 
@@ -299,7 +310,9 @@ def test_a_network_that_reads_only_the_last_token_is_not_harmed_by_typos(tmp_pat
     assert robustness.share_lost(alone, windows, clean, worth) is None  # it is worth nothing
     for kind in typos.KINDS:  # whereas the typed text itself is another one
         assert not torch.equal(costs[kind, 0.2].context, clean.context)
-    (figures, passage), told = robustness.flip_blocks(subject, subject.text, windows)
+    (figures, passage), told = exchange_blocks(
+        subject, subject.text, windows.contexts, windows.continuations, windows.num_bytes
+    )
     assert isinstance(figures, Figures)
     drawn, worst_drawn, found = (m.value or 0.0 for m in figures.measures)
     assert found > 0.1  # the last token of the context, whose successor is counted
@@ -328,19 +341,26 @@ def test_windows_do_not_overlap_and_lie_anywhere(tmp_path) -> None:
     tokens = subject.text.tokens("test")
     seen = set()
     for seed in range(6):
-        batch = strange_texts.separate_windows(subject.text, 10_000, draws(seed))
+        batch = subject.text.windows("test", 10_000, draws(seed))
         assert batch.starts is not None
-        starts = batch.starts.tolist()
+        starts = sorted(batch.starts.tolist())
         assert len(starts) == (len(tokens) - 1) // 32
         assert (np.diff(starts) == 32).all()
         assert starts[-1] + 32 < len(tokens)
         seen.add(starts[0])
-        rows = strange_texts.whole_rows(batch)
-        assert rows[3].tolist() == tokens[starts[3] : starts[3] + 33].tolist()
+        rows, first = strange_texts.whole_rows(batch), int(batch.starts[3])
+        assert rows[3].tolist() == tokens[first : first + 33].tolist()
     assert len(seen) > 1
-    few = strange_texts.separate_windows(subject.text, 5, draws()).starts
+    few = subject.text.windows("test", 5, draws()).starts
     assert few is not None
     assert len(set(few.tolist())) == 5
+    near = subject.text.windows("test", 10_000, draws(), apart=5).starts
+    assert near is not None
+    assert (near.sort().values.diff() == 5).all()
+    assert len(near) == (len(tokens) - 1 - 32) // 5 + 1
+    whole = subject.text.windows("test", 9, draws(), length=10**6)
+    assert whole.starts.tolist() == [0]
+    assert whole.targets.shape == (1, len(tokens) - 1)
 
 
 def test_a_short_row_counts_no_more_than_it_has() -> None:

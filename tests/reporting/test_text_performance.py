@@ -17,16 +17,16 @@ from project.data.tokenization import BPETokenizer, CharTokenizer
 from project.models.rnn import RNNLanguageModel
 from project.models.transformer import GPT, SinusoidalTransformer
 from project.reporting.baselines import compressed_bits, ngram_losses
+from project.reporting.findings import Measure
 from project.reporting.memorisation import (
-    characters,
-    is_repeated,
+    copied_bytes,
     longest_copy,
     reproduced_tokens,
     spans_found,
 )
 from project.reporting.subject import Subject, Text
 from project.reporting.text import calibration, performance
-from project.reporting.text.copying import copying
+from project.reporting.text.copying import Copying, copying
 from project.reporting.text.losses import KINDS, kinds, loss_by
 from project.tasks.language_modeling import LanguageModeling
 from project.tasks.sampling import generate
@@ -76,47 +76,55 @@ def test_compressor_pays_little_for_what_it_has_read() -> None:
     assert compressed_bits(known, new) == pytest.approx(8 * len(lzma.compress(new)) / 2000, rel=0.1)
 
 
+def letters(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode(), np.uint8)
+
+
 def test_spans_and_the_longest_are_found_as_by_looking_at_each() -> None:
     draw = np.random.default_rng(0)
     for _ in range(60):
-        letters = list("abcde"[: draw.integers(1, 5)])
-        train = "".join(draw.choice(letters, draw.integers(1, 60)))
-        texts = ["".join(draw.choice(letters, draw.integers(1, 30))) for _ in range(3)]
-        arrays = [characters(text) for text in texts]
+        alphabet = list("abcde"[: draw.integers(1, 5)])
+        train = "".join(draw.choice(alphabet, draw.integers(1, 60)))
+        texts = ["".join(draw.choice(alphabet, draw.integers(1, 30))) for _ in range(3)]
+        arrays = [letters(text) for text in texts]
+        cuts = sorted(draw.integers(0, len(train) + 1, 3).tolist())
+        pieces = [letters(train[i:j]) for i, j in zip([0, *cuts], [*cuts, None], strict=True)]
         for length in (1, 2, 5, 9):
-            found = spans_found(characters(train), arrays, length)
-            for there, text in zip(found, texts, strict=True):
+            found = spans_found(pieces, arrays, length)
+            copied = copied_bytes(pieces, arrays, length)
+            for there, covered, text in zip(found, copied, texts, strict=True):
                 spans = [text[i : i + length] for i in range(len(text) - length + 1)]
                 assert there.tolist() == [span in train for span in spans]
-                covered = [
+                assert covered.tolist() == [
                     any(spans[j] in train for j in range(max(0, i - length + 1), i + 1)
                         if j < len(spans))
                     for i in range(len(text))
                 ]  # fmt: skip
-                assert is_repeated(characters(train), characters(text), length).tolist() == covered
-        length, number, place = longest_copy(characters(train), arrays)
+        length, number, place = longest_copy(pieces, arrays)
         assert texts[number][place : place + length] in train
         assert not any(
             text[i : i + length + 1] in train for text in texts for i in range(len(text) - length)
         )
 
 
-def test_spans_are_found_across_the_pieces_that_the_text_is_read_in(monkeypatch) -> None:
-    monkeypatch.setattr("project.reporting.memorisation.CHUNK", 7)
+def test_a_long_span_is_found_wherever_the_text_is_cut() -> None:
     train = "the cat sat on the mat and the rat sat on the cat"
-    text = characters("a dog sat on the mat and slept")
-    assert longest_copy(characters(train), [text])[0] == len(" sat on the mat and ")
+    text = letters("a dog sat on the mat and slept")
+    for size in (1, 7, 100):
+        pieces = [letters(train[i : i + size]) for i in range(0, len(train), size)]
+        assert longest_copy(pieces, [text])[0] == len(" sat on the mat and ")
 
 
 def test_a_text_that_is_shorter_than_a_span_has_none() -> None:
-    train, short, text = (characters(t) for t in ("abcdefgh", "cd", "xcdez"))
-    found = spans_found(train, [short, text, short], 3)
+    train, short, text = (letters(t) for t in ("abcdefgh", "cd", "xcdez"))
+    found = spans_found([train], [short, text, short], 3)
     assert [there.tolist() for there in found] == [[], [False, True, False], []]
-    assert [len(there) for there in spans_found(train, [short], 50)] == [0]
+    assert [len(there) for there in spans_found([train], [short], 50)] == [0]
+    assert [there.tolist() for there in spans_found([], [text], 3)] == [3 * [False]]
 
 
 def test_nothing_is_copied_where_no_letter_is_shared() -> None:
-    assert longest_copy(characters("abc"), [characters("xyz")]) == (0, 0, 0)
+    assert longest_copy([letters("abc")], [letters("xyz")]) == (0, 0, 0)
 
 
 class Follows(nn.Module):
@@ -259,18 +267,51 @@ def test_the_whole_section_of_each_tokenizer_and_kind_of_network(name: str) -> N
     section = performance.section(subject)
     assert section.mark == "fails"  # it has learnt nothing
     assert "no less than counting" in section.verdict
+    assert len(section.verdict) < 350
     keys = [measure.key for measure in section.measures()]
     assert len(keys) == len(set(keys))
     assert section.measure("bits_per_byte").value == pytest.approx(
         task.measured["bits_per_byte"]["value"], rel=1e-5
     )
-    assert 0 < section.measure("repeated").value < 1
+    repeated, new = section.measure("bits_repeated"), section.measure("bits_new")
+    assert 0 < repeated.n < repeated.n + new.n == section.measure("loss").n
+    if name == "bytes":
+        train, test = (bytes(data.splits[split]) for split in ("train", "test"))
+        starts = [i for i in range(len(test) - 49) if test[i : i + 50] in train]
+        copied = {place - 1 for start in starts for place in range(start, start + 50)} - {-1}
+        bits = subject.text.losses("test")[sorted(copied)].mean().item() / np.log(2)
+        assert (repeated.n, repeated.value) == (len(copied), pytest.approx(bits, rel=1e-5))
     assert section.measure("compressor").value < section.measure("ngram_1").value
     confident = calibration.section(subject)
     loss = task.measured["loss"]["value"]
     assert confident.measure("nll").value == pytest.approx(loss, rel=1e-5)
     assert confident.measure("temperature").value > 1.0  # its noise is worth nothing
     assert confident.measure("top_1").value <= confident.measure("top_5").value
+
+
+@pytest.mark.parametrize(
+    ("better", "compressor", "copies", "extracts", "mark"),
+    [
+        ((0.1, 0.2), 2.0, False, False, "holds"),
+        ((-0.1, 0.2), 2.0, False, False, "fails"),
+        ((0.1, 0.2), 1.4, False, False, "caution"),
+        ((0.1, 0.2), 2.0, True, False, "caution"),
+        ((0.1, 0.2), 2.0, False, True, "caution"),
+    ],
+)
+def test_the_mark_is_that_of_the_rule(better, compressor, copies, extracts, mark) -> None:
+    measures = {
+        "bits_per_byte": Measure("bits_per_byte", "", 1.5, "bits/byte", 9, (1.4, 1.6)),
+        "ngram_1": Measure("ngram_1", "", 1.65, "bits/byte", 9, (1.6, 1.7)),
+        "better": Measure("better", "", 0.15, "bits/byte", 9, better),
+        "compressor": Measure("compressor", "", compressor, "bits/byte", 9, how="one"),
+    }
+    found = Copying([], copies, extracts)
+    assert performance.mark_of(measures, found) == mark
+    told = performance.verdict_of(measures, found, "test")
+    assert ("no less than counting" in told) == (mark == "fails")
+    assert ("needs only" in told) == (compressor < 1.5)
+    assert ("No sign" in told) == (not copies and not extracts)
 
 
 class Reciter(nn.Module):

@@ -121,26 +121,3 @@ def completeness(
     embeddings, reader = embedded(network, tokens), Reader(network)
     difference = reader(embeddings, targets) - reader(baseline.expand_as(embeddings), targets)
     return (values.sum(dim=1) - difference).abs(), difference.abs()
-
-
-@torch.no_grad()
-def losses_by_context(
-    network: nn.Module, tokens: Tensor, targets: Tensor, lengths: list[int]
-) -> Tensor:
-    """Return the loss of what follows windows when their last tokens alone are read, nats.
-
-    Args:
-        tokens: (B, T).
-        targets: What follows, (B,).
-        lengths: Tokens read, each in [1, T].
-
-    Returns:
-        (B, number of lengths), on the CPU.
-    """
-    columns = []
-    for length in lengths:
-        rows = max(1, 64 * ROWS // length)
-        logits = [network(part[:, -length:])[:, -1].float() for part in tokens.split(rows)]
-        losses = nn.functional.cross_entropy(torch.cat(logits), targets, reduction="none")
-        columns.append(losses.cpu())
-    return torch.stack(columns, dim=1)

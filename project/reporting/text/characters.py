@@ -34,16 +34,12 @@ KINDS = {
 }
 
 
-def code_points(text: str) -> NDArray[np.uint32]:
-    """Return the code points of a text, lone surrogates included."""
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-
-
 def character_counts(texts: Iterable[str]) -> NDArray[np.int64]:
     """Return how often each code point occurs, int64 (0x110000,)."""
     counts = np.zeros(CODE_POINTS, np.int64)
     for text in texts:
-        found = np.bincount(code_points(text))
+        # Lone surrogates are counted too.
+        found = np.bincount(np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32))
         counts[: len(found)] += found
     return counts
 

@@ -1,16 +1,11 @@
-"""Is the text sound? Sizes, characters, repetitions, what the test shares with it, personal data.
-
-Shape letters: V vocabulary.
-"""
+"""Is the text sound? Sizes, characters, repetitions within and across splits, personal data."""
 
 import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from project.reporting.findings import (
@@ -22,7 +17,7 @@ from project.reporting.findings import (
     Table,
     Words,
     fact,
-    share,
+    missing,
 )
 from project.reporting.subject import Subject, Text
 from project.reporting.text.characters import (
@@ -36,25 +31,29 @@ from project.reporting.text.characters import (
 from project.reporting.text.excerpts import PIECE, excerpts, pieces
 from project.reporting.text.personal import KINDS as PERSONAL
 from project.reporting.text.personal import hints
-from project.reporting.text.repetition import copied_windows, repeated_lines, same_documents
+from project.reporting.text.repetition import (
+    MOST_SEARCHED,
+    SPAN,
+    copied_from_training,
+    repeated_lines,
+    same_documents,
+)
 
-COPIED_FAILS, COPIED_CARE = 0.1, 0.01  # of the windows of the measured split, also in train
+COPIED_FAILS, COPIED_CARE = 0.1, 0.01  # of the measured split, also in train
 UNSEEN_CARE = 0.001  # of its tokens, never seen in training
 STRANGE = ("bidirectional", "private", "unassigned", "replacement", "invalid")  # ask for care
-WINDOW = 50  # characters
 MOST_TOKENS = 10_000_000  # of a split are read for lines, words, forms and hints
-MOST_SEARCHED = 1_000_000_000  # training tokens are searched for windows
 EXAMPLES = 3  # of each kind of hint, masked
 ROWS = 12  # of a table
 LINE = 60  # characters of a repeated line that are shown
 
 RULE = Words(
-    f"The mark: fails where {100 * COPIED_FAILS:.0f} % or more of the {WINDOW}-character windows "
-    "of the measured split occur in the training text letter for letter, or a document is in "
-    f"both, since the test then measures memory; with care from {100 * COPIED_CARE:.0f} % on, and "
-    f"where {100 * UNSEEN_CARE:.1f} % of its tokens were never trained on, any pattern of personal "
-    "data is found, or there are bidirectional controls, lost characters, private use or bytes "
-    "that are not UTF-8; else it holds."
+    f"The mark: fails where {100 * COPIED_FAILS:.0f} % or more of the measured split stands in the "
+    f"training text, in spans of {SPAN} bytes or more, or a document is in both, since the test "
+    f"then measures memory; with care from {100 * COPIED_CARE:.0f} % on, and where "
+    f"{100 * UNSEEN_CARE:.1f} % of its tokens were never trained on, any pattern of personal data "
+    "is found, or there are bidirectional controls, lost characters, private use or bytes that are "
+    "not UTF-8; else it holds."
 )
 
 
@@ -91,15 +90,14 @@ def section(subject: Subject) -> Section:
     }
     parts = [
         sizes(text, counts),
-        overlap(subject, text, read),
+        overlap(text),
         documents(text),
         characters(counts, read),
         lines(read),
         vocabulary(text, read),
         personal(read),
     ]
-    marks = [part.mark for part in parts]
-    mark: Mark = "fails" if "fails" in marks else "caution" if "caution" in marks else "holds"
+    worst_first = sorted(parts, key=lambda part: ("fails", "caution", "holds").index(part.mark))
     blocks = [block for part in parts for block in part.blocks]
     if long := [split for split in text.splits if len(text.tokens(split)) > MOST_TOKENS]:
         blocks.append(
@@ -109,8 +107,8 @@ def section(subject: Subject) -> Section:
                 "those of the whole text."
             )
         )
-    verdict = " ".join(part.says for part in parts if part.says)
-    return Section("data", "Data", mark, verdict, [*blocks, RULE])
+    verdict = " ".join(part.says for part in worst_first if part.says)
+    return Section("data", "Data", worst_first[0].mark, verdict, [*blocks, RULE])
 
 
 def sizes(text: Text, counts: dict[str, NDArray[np.int64]]) -> Part:
@@ -147,44 +145,35 @@ def sizes(text: Text, counts: dict[str, NDArray[np.int64]]) -> Part:
     )
     measures = [fact(key, title, cleaned[key]) for key, title in titles.items()]
     head = ["split", "bytes", "characters", "tokens", "documents"]
-    says = f"{info['bytes']['train']:,} bytes of text were trained on."
-    return Part([Table(head, rows, "Sizes"), Figures(measures, "Cleaning"), Words(words)], says)
+    return Part([Table(head, rows, "Sizes"), Figures(measures, "Cleaning"), Words(words)])
 
 
-def overlap(subject: Subject, text: Text, read: dict[str, list[str]]) -> Part:
-    """Look for windows of the measured split in the training text."""
+def overlap(text: Text) -> Part:
+    """Tell how much of the measured split the training text says too."""
     measured = text.measured_split
-    title = f"{WINDOW}-character windows of {measured} that are in train letter for letter"
-    asked = "".join(read[measured])
-    places = len(asked) - WINDOW + 1
-    if measured == "train" or places < 1:
-        why = f"{measured} has {len(asked)} characters, and one window {WINDOW}"
-        return Part([Figures([Measure("copied_windows", title, None, how=why)], "Overlap")])
-    n = min(places, 10 * subject.n)
-    generator = subject.generator("data windows")
-    starts = torch.randperm(places, generator=generator)[:n].sort().values.numpy()
-    searched = text.tokens("train")[:MOST_SEARCHED]
-    parts = subject.track(
-        pieces(searched, text.tokenizer), "looking for copied text", -(-len(searched) // PIECE)
-    )
-    copied = int(copied_windows(asked, starts, parts, WINDOW).sum())
-    if n == places:
-        how = "every window was looked for"
-        found = Measure("copied_windows", title, copied / n, "%", n, how=how)
-    else:
-        found = share("copied_windows", title, copied, n, subject.seed)
+    title = f"{measured} text that stands in train, in spans of {SPAN} bytes or more"
+    copied = copied_from_training(text, measured)
+    if len(copied) < SPAN:
+        why = f"{measured} has {len(copied)} bytes, and one span {SPAN}"
+        return Part([Figures([missing("copied", title, why)], "Overlap")])
+    found = float(copied.mean())
+    how = "every byte was looked at"
+    measure = Measure("copied", title, found, "%", len(copied), how=how)
     words = (
-        "Windows begin anywhere and may overlap, so the interval is for this text and not for "
-        "others like it. Long rows of spaces or dashes count like any other text."
+        "Letter for letter; long rows of spaces or dashes count like any other text. The section "
+        "on performance tells how well the model does on this text and on the rest."
     )
     if len(text.tokens("train")) > MOST_SEARCHED:
-        words += f" Only the first {MOST_SEARCHED:,} training tokens were searched."
-    says = f"{found.number()} of the {WINDOW}-character windows of {measured} are in train too"
-    mark: Mark = "fails" if copied >= COPIED_FAILS * n else "holds"
-    if mark == "holds" and copied >= COPIED_CARE * n:
-        mark = "caution"
-    says += ", so part of its test can be answered from memory." if mark != "holds" else "."
-    return Part([Figures([found], "Overlap"), Words(words)], says, mark)
+        words += f" Only the last {MOST_SEARCHED:,} training tokens were searched."
+    says = (
+        f"{measure.number()} of the {measured} text stands in the training text, in spans of "
+        f"{SPAN} bytes or more"
+    )
+    mark: Mark = "holds"
+    if found >= COPIED_CARE:
+        mark = "fails" if found >= COPIED_FAILS else "caution"
+        says += ": the test measures memory too"
+    return Part([Figures([measure], "Overlap"), Words(words)], f"{says}.", mark)
 
 
 def documents(text: Text) -> Part:
@@ -261,7 +250,7 @@ def lines(read: dict[str, list[str]]) -> Part:
         found = repeated_lines(texts)
         title = f"lines of {split} that were said before"
         if not found.total:
-            measures.append(Measure(f"repeated_{split}", title, None, how="it has no lines"))
+            measures.append(missing(f"repeated_{split}", title, "it has no lines"))
             continue
         how = "every line that was read is counted"
         repeated = found.repeats / found.total
@@ -287,7 +276,7 @@ def vocabulary(text: Text, read: dict[str, list[str]]) -> Part:
     measured = text.measured_split
     size = len(text.tokenizer.vocabulary)
     trained = np.array(text.data.info["occurrences"])
-    asked = token_counts(text.tokens(measured), size)
+    asked = np.bincount(text.tokens(measured), minlength=size)
     n = int(asked.sum())
     unseen = int(asked[trained == 0].sum())
     words_trained = Counter(word for part in read["train"] for word in words_of(part))
@@ -316,14 +305,6 @@ def words_of(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
 
 
-def token_counts(tokens: NDArray[Any], size: int) -> NDArray[np.int64]:
-    """Return how often each token occurs, int64 (V,)."""
-    counts = np.zeros(size, np.int64)
-    for start in range(0, len(tokens), PIECE):
-        counts += np.bincount(tokens[start : start + PIECE], minlength=size)
-    return counts
-
-
 def personal(read: dict[str, list[str]]) -> Part:
     """Count what is written like personal data, with masked examples."""
     found: dict[str, list[str]] = {kind: [] for kind in PERSONAL}
@@ -344,9 +325,8 @@ def personal(read: dict[str, list[str]]) -> Part:
         "that there are no personal data."
     )
     blocks: list[Block] = [Figures(measures, "Hints of personal data, all splits")]
-    if rows:
-        blocks.append(Table(["kind", "found", "masked examples"], rows))
     if not rows:
-        return Part([*blocks, words], "No pattern of personal data is in it.")
+        return Part([*blocks, words], "No pattern of personal data was found in it.")
+    blocks.append(Table(["kind", "found", "masked examples"], rows))
     kinds = ", ".join(f"{number} {title.partition(' (')[0]}" for title, number, _ in rows)
     return Part([*blocks, words], f"Patterns find hints of personal data: {kinds}.", "caution")

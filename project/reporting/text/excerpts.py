@@ -22,11 +22,17 @@ def pieces(tokens: NDArray[Any], tokenizer: Tokenizer) -> Iterator[str]:
     A byte that is not of UTF-8 becomes a lone surrogate (U+DC80 to U+DCFF), so it can be counted.
     """
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
-    for start in range(0, len(tokens), PIECE):
-        if text := decoder.decode(as_bytes(tokens[start : start + PIECE], tokenizer)):
+    for piece in byte_pieces(tokens, tokenizer):
+        if text := decoder.decode(piece.tobytes()):
             yield text
     if rest := decoder.decode(b"", final=True):
         yield rest
+
+
+def byte_pieces(tokens: NDArray[Any], tokenizer: Tokenizer) -> Iterator[NDArray[np.uint8]]:
+    """Yield the bytes of tokens (n,), every one once."""
+    for start in range(0, len(tokens), PIECE):
+        yield np.frombuffer(as_bytes(tokens[start : start + PIECE], tokenizer), np.uint8)
 
 
 def excerpts(tokens: NDArray[Any], tokenizer: Tokenizer, most: int) -> list[str]:

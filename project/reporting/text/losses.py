@@ -11,6 +11,7 @@ from torch import Tensor
 
 from project.reporting.findings import Block, Measure, Passage, Picture, Table, digits
 from project.reporting.subject import Text
+from project.reporting.text.token_pictures import context_picture
 from project.training.intervals import mean_interval
 
 PASSAGE_BYTES = 200
@@ -67,6 +68,28 @@ def by_window(losses: Tensor, windows: Tensor) -> tuple[Tensor, Tensor]:
     return sums[counts > 0], counts[counts > 0]
 
 
+def mean_measure(
+    key: str,
+    title: str,
+    sums: Tensor,
+    counts: Tensor,
+    unit: str,
+    n: int | None = None,
+    seed: int | None = None,
+    how: str = "normal, over windows",
+) -> Measure:
+    """Return sum(sums) / sum(counts) as a figure, with the interval over groups such as windows.
+
+    Args:
+        sums, counts: Of each group, (groups,); counts of 0 give no interval and weigh nothing.
+        n: What was measured; the groups by default.
+    """
+    value = (sums.double().sum() / counts.sum().clamp(min=1)).item()
+    interval = mean_interval(sums.tolist(), counts.tolist()) if counts.any() else None
+    how = how if interval else "a single one gives no interval"
+    return Measure(key, title, value, unit, n or len(sums), interval, seed, how)
+
+
 def by_place(losses: Tensor, windows: Tensor, read: Tensor) -> list[Block]:
     """Return how the loss falls with the tokens that were read before."""
     doublings = read.double().log2().ceil().long()
@@ -75,40 +98,29 @@ def by_place(losses: Tensor, windows: Tensor, read: Tensor) -> list[Block]:
     rows = [[label, *loss.cells()[:2]] for label, loss in zip(labels, found.values(), strict=True)]
     first, last = (found[d].mean for d in (min(found), max(found)))
     caption = (
-        "Loss of a token by how much of the text the model had read before it, in doublings, with "
-        "95 % intervals over windows. Where the curve is flat, more context no longer helps."
+        "Loss of a token by how many tokens the model had read before it: 1, 2, 3 to 4, 5 to 8, "
+        "and so on, drawn at the largest, with 95 % intervals over windows. These are different "
+        "tokens; what the same tokens lose without their context is told by interpretability."
     )
-    alt = f"Loss falls from {first:.2f} nats to {last:.2f} with context"
+    alt = f"Loss goes from {first:.2f} nats to {last:.2f} with context"
     return [
-        Picture("loss_by_context", place_picture(found), caption, alt),
+        Picture(
+            "loss_by_context",
+            context_picture(
+                [2**d for d in found],
+                [loss.mean for loss in found.values()],
+                [loss.interval_95 or (loss.mean, loss.mean) for loss in found.values()],
+            ),
+            caption,
+            alt,
+        ),
         Table(["tokens read before", "tokens", "loss, nats"], rows, "By context"),
     ]
 
 
-def place_picture(found: dict[int, Loss]) -> bytes:
-    from matplotlib.figure import Figure
-
-    from project.training.pictures import drawn, png
-
-    figure = Figure(figsize=(4.4, 3.0), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    means = np.array([loss.mean for loss in found.values()])
-    ends = np.array([loss.interval_95 or (loss.mean, loss.mean) for loss in found.values()])
-    middles = [2**d if d < 2 else 0.75 * 2**d for d in found]
-    axes.errorbar(
-        middles, means, [means - ends[:, 0], ends[:, 1] - means],
-        fmt="o-", markersize=4, linewidth=1, capsize=2,
-    )  # fmt: skip
-    axes.set_xscale("log", base=2)
-    ticks = [2**d for d in found]
-    axes.set_xticks(ticks, [str(tick) for tick in ticks], fontsize=8)
-    axes.set(xlabel="tokens read before", ylabel="loss, nats per token", ylim=(0, None))
-    return png(drawn(figure))
-
-
 def by_frequency(text: Text, split: str, losses: Tensor, windows: Tensor) -> Table:
     """Return the loss by how often the token occurs in the training text."""
-    counts = np.bincount(np.asarray(text.tokens("train")), minlength=len(text.tokenizer.vocabulary))
+    counts = np.array(text.data.info["occurrences"])
     targets = np.asarray(text.tokens(split))[1:].astype(np.int64)
     times = torch.from_numpy(counts[targets])
     powers = torch.where(times > 0, times.clamp(min=1).double().log10().floor(), -1).long()
@@ -180,13 +192,3 @@ def window_sums(values: Tensor, length: int) -> Tensor:
     """Return the sum of each `length` neighbours, (n - L + 1,)."""
     sums = torch.cat([torch.zeros(1, dtype=values.dtype), values.cumsum(0)])
     return sums[length:] - sums[:-length]
-
-
-def measure_of(key: str, title: str, losses: Tensor, windows: Tensor, how: str = "") -> Measure:
-    """Return the mean loss as a figure, nats."""
-    sums, counts = by_window(losses, windows)
-    interval = mean_interval(sums.tolist(), counts.tolist())
-    how = how or (f"normal, over {len(sums):,} windows" if interval else "a single window")
-    return Measure(
-        key, title, losses.double().mean().item(), "nats", len(losses), interval, None, how
-    )

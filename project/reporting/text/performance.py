@@ -1,10 +1,9 @@
 """How well is a text predicted, compared with what, where not, and does the model copy?
 
-Shape letters: N tokens of the measured split, n windows, V vocabulary.
+Shape letters: N tokens of the measured split.
 """
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,27 +11,20 @@ import torch
 from torch import Tensor
 
 from project.reporting.baselines import compressed_bits, ngram_losses
-from project.reporting.findings import (
-    Block,
-    Figures,
-    Mark,
-    Measure,
-    Section,
-    Words,
-)
-from project.reporting.memorisation import is_repeated
+from project.reporting.findings import Block, Figures, Mark, Measure, Section, Words
 from project.reporting.recorded import recorded
 from project.reporting.subject import Subject, Text
-from project.reporting.text.copying import MOST_SEARCHED, Copying, copying
+from project.reporting.text.copying import Copying, copying
+from project.reporting.text.excerpts import as_bytes
 from project.reporting.text.losses import (
     by_frequency,
     by_kind,
     by_place,
     by_window,
-    measure_of,
+    mean_measure,
     passages,
 )
-from project.training.intervals import mean_interval
+from project.reporting.text.repetition import SPAN, copied_from_training
 from project.training.results import text_results
 
 MOST_COUNTED = 4_000_000  # training tokens whose n-grams are counted
@@ -40,22 +32,19 @@ SMALL_VOCABULARY, ORDER_SMALL, ORDER_LARGE = 1024, 6, 3  # longest n-gram
 MOST_COMPRESSED = 2_000_000  # bytes of training text that the compressor has seen
 MOST_COMPRESSED_TEST = 1_000_000
 GAP_WINDOWS = 200
-REPEATED = 50  # bytes that are not alike by chance
 RULE = """\
 The mark: "fails" where the model is no better than the best n-gram (95 % interval of the paired \
 difference); "with care" where a compressor that has read the training text needs fewer bits, or \
 samples at temperature 1 copy more than real text does, or training passages are reproduced more \
 often than others (their intervals do not meet); else "holds"."""
-
-
 OF_BASELINES = f"""\
 An n-gram predicts a token from the n - 1 before it, by counting in the training text \
 (interpolated as by Witten & Bell 1991); n = 1 knows only which tokens are frequent. The \
 compressor (LZMA) is told the training text and then asked for the bytes of the new text: it finds \
 repetitions of any length, so that where it wins, the one repeats the other. At most the last \
 {MOST_COUNTED:,} training tokens are counted and {MOST_COMPRESSED:,} bytes compressed. New text \
-that lies in spans of {REPEATED} bytes which the training text has letter for letter says little \
-of what the model can do elsewhere."""
+that lies in spans of {SPAN} bytes which the training text has letter for letter (the data section \
+tells how much does) says little of what the model can do elsewhere."""
 
 
 def section(subject: Subject) -> Section:
@@ -73,7 +62,7 @@ def section(subject: Subject) -> Section:
         Figures(figures, f"On all {len(losses):,} tokens of the {split} split"),
         Words(compared(subject, text, split, results)),
         Figures(rivals, "Without a neural network"),
-        Figures(apart, f"Text that the training text repeats, in spans of {REPEATED} bytes"),
+        Figures(apart, f"Text that stands in the training text, in spans of {SPAN} bytes"),
         Words(OF_BASELINES),
         Figures(known_and_new(subject, text, split), "Training text against new text"),
         *by_place(losses, windows, read),
@@ -94,10 +83,6 @@ def token_sizes(text: Text, split: str) -> Tensor:
     return text.byte_counts[tokens]
 
 
-def bytes_of(text: Text, tokens: Any) -> bytes:
-    return b"".join(text.tokenizer.vocabulary[token] for token in tokens.tolist())
-
-
 def results_of(text: Text, split: str, losses: Tensor, windows: Tensor) -> dict[str, Any]:
     """Return what a test would log, as in `run.json`."""
     sums, counts = by_window(losses, windows)
@@ -116,8 +101,10 @@ def overall(text: Text, results: dict[str, Any], split: str) -> list[Measure]:
         )
     ]
     if split != "val" and "val" in text.splits:
-        windows, _ = text.windows_read("val")
-        found.append(measure_of("val_loss", "Loss, validation", text.losses("val"), windows))
+        known = text.losses("val")
+        sums, counts = by_window(known, text.windows_read("val")[0])
+        title = "Loss, validation"
+        found.append(mean_measure("val_loss", title, sums, counts, "nats", len(known)))
     return found
 
 
@@ -128,19 +115,19 @@ def baselines(text: Text, split: str, losses: Tensor, windows: Tensor) -> list[M
     train, test = text.tokens("train"), np.asarray(text.tokens(split))
     counted = np.asarray(train[-MOST_COUNTED:])
     rivals = torch.from_numpy(ngram_losses(counted, test, vocab_size, order)[:, 1:])
-    size = int(token_sizes(text, split).sum())
+    sizes = token_sizes(text, split)
     best = int(rivals.mean(dim=1).argmin())
     names = [f"{m}-gram" for m in range(1, order + 1)]
     better, title = rivals[best] - losses, f"The model less than the {names[best]}, paired"
     found = [
-        bits_measure(key, name, of, windows, size)
+        bits_measure(key, name, of, sizes, windows)
         for key, name, of in (
             *((f"ngram_{m + 1}", names[m], rivals[m]) for m in range(order)),
             ("better", title, better),
         )
     ]
-    told = bytes_of(text, np.asarray(train[-MOST_COMPRESSED:]))[-MOST_COMPRESSED:]
-    asked = bytes_of(text, test[:MOST_COMPRESSED_TEST])[:MOST_COMPRESSED_TEST]
+    told = as_bytes(train[-MOST_COMPRESSED:], text.tokenizer)[-MOST_COMPRESSED:]
+    asked = as_bytes(test[:MOST_COMPRESSED_TEST], text.tokenizer)[:MOST_COMPRESSED_TEST]
     value = compressed_bits(told, asked)
     how = "one text has one size"
     return [*found, Measure("compressor", "LZMA", value, "bits/byte", len(asked), how=how)]
@@ -148,36 +135,27 @@ def baselines(text: Text, split: str, losses: Tensor, windows: Tensor) -> list[M
 
 def repeated_and_not(text: Text, split: str, losses: Tensor, windows: Tensor) -> list[Measure]:
     """Return the bits per byte of text that stands in the training text, and of the rest."""
-    train, test = (
-        np.frombuffer(bytes_of(text, np.asarray(tokens)), np.uint8)
-        for tokens in (text.tokens("train")[-MOST_SEARCHED:], text.tokens(split))
-    )
-    covered = np.concatenate([[0], is_repeated(train, test, REPEATED).cumsum()])
+    copied = np.concatenate([[0], copied_from_training(text, split).cumsum()])
     lengths = np.array([len(token) for token in text.tokenizer.vocabulary])
     ends = lengths[np.asarray(text.tokens(split)).astype(np.int64)].cumsum()
-    repeated = torch.from_numpy(covered[ends[1:]] - covered[ends[:-1]] == ends[1:] - ends[:-1])
-    count = int(repeated.sum())
-    how = f"no estimate: of all tokens, in {len(train):,} bytes of training text"
-    found = [Measure("repeated", "Share of it", count / len(losses), "%", len(losses), how=how)]
-    for key, title, chosen in (
-        ("bits_repeated", "Bits per byte of it", repeated),
-        ("bits_new", "Bits per byte of the rest", ~repeated),
-    ):
-        if chosen.any():
-            sizes = int(token_sizes(text, split)[chosen].sum())
-            found.append(bits_measure(key, title, losses[chosen], windows[chosen], sizes))
-    return found
+    # Tokens all of whose bytes do.
+    repeated = torch.from_numpy(copied[ends[1:]] - copied[ends[:-1]] == ends[1:] - ends[:-1])
+    sizes = token_sizes(text, split)
+    return [
+        bits_measure(key, title, losses[chosen], sizes[chosen], windows[chosen])
+        for key, title, chosen in (
+            ("bits_repeated", "Bits per byte of it", repeated),
+            ("bits_new", "Bits per byte of the rest", ~repeated),
+        )
+        if chosen.any()
+    ]
 
 
-def bits_measure(key: str, title: str, losses: Tensor, windows: Tensor, sizes: int) -> Measure:
-    """Return losses of tokens that stand for `sizes` bytes as bits per byte."""
-    sums, counts = by_window(losses, windows)
-    bits = len(losses) / max(1, sizes) / math.log(2)  # a byte, for each nat a token
-    interval = mean_interval(sums.tolist(), counts.tolist())
-    ends = (bits * interval[0], bits * interval[1]) if interval else None
-    how = f"normal, over {len(sums):,} windows" if ends else "a single window"
-    value = bits * losses.double().mean().item()
-    return Measure(key, title, value, "bits/byte", len(losses), ends, None, how)
+def bits_measure(key: str, title: str, losses: Tensor, sizes: Tensor, windows: Tensor) -> Measure:
+    """Return losses of tokens, nats, that stand for `sizes` bytes as bits per byte, by window."""
+    bits, _ = by_window(losses / math.log(2), windows)
+    num_bytes, _ = by_window(sizes, windows)
+    return mean_measure(key, title, bits, num_bytes, "bits/byte", len(losses))
 
 
 def known_and_new(subject: Subject, text: Text, split: str) -> list[Measure]:
@@ -185,13 +163,10 @@ def known_and_new(subject: Subject, text: Text, split: str) -> list[Measure]:
     found = []
     for name, title in (("train", "training"), (split, split)):
         count = min(GAP_WINDOWS, subject.n)
-        batch = text.windows(name, count, subject.generator("windows of text"))
-        losses = text.losses_of(batch)
-        windows = torch.arange(len(losses))[:, None].expand_as(losses).flatten()
-        how = f"normal, over {count} windows"
+        losses = text.losses_of(text.windows(name, count, subject.generator("windows of text")))
+        sums, counts = losses.sum(dim=1), torch.full((len(losses),), losses.shape[1])
         key, title = f"{name}_windows_loss", f"Loss on windows of {title} text"
-        measure = measure_of(key, title, losses.flatten(), windows, how)
-        found.append(replace(measure, seed=subject.seed))
+        found.append(mean_measure(key, title, sums, counts, "nats", losses.numel(), subject.seed))
     return found
 
 
@@ -230,18 +205,20 @@ def compressor_wins(measures: dict[str, Measure]) -> bool:
 def verdict_of(measures: dict[str, Measure], found: Copying, split: str) -> str:
     grams = [m for key, m in measures.items() if key.startswith("ngram_")]
     best = min(grams, key=lambda m: m.value or math.inf)
-    than = "less than" if is_better(measures) else "no less than"
+    bits, rival, new = (measures.get(key) for key in ("bits_per_byte", "compressor", "bits_new"))
+    assert bits is not None
+    assert rival is not None
+    assert bits.value is not None
     told = (
-        f"{measures['bits_per_byte'].shown()} on {split} text, {than} counting n-grams needs "
-        f"({best.number()})."
+        f"It needs {bits.value:.2f} bits for a byte of {split} text (95 % interval "
+        f"{bits.interval()}; 8 as it is stored), {'less' if is_better(measures) else 'no less'} "
+        f"than counting short sequences does ({best.value:.2f}). A compressor that has read the "
+        f"training text needs {'only ' * compressor_wins(measures)}{rival.value:.2f}"
     )
-    told += f" A compressor that knows the training text needs {measures['compressor'].number()}."
-    if "bits_repeated" in measures and "bits_new" in measures:
-        told += (
-            f" {measures['repeated'].number()} of the {split} text stands in the training text; "
-            f"on the rest the model needs {measures['bits_new'].number()}."
-        )
+    if "bits_repeated" in measures and new is not None:
+        told += f"; on text that does not stand there the model needs {new.value:.2f}"
+    told += "."
     if found.copies_more or found.extracts_more:
-        what = "Samples copy" if found.copies_more else "Training passages are reproduced"
-        return f"{told} {what} more of the training text than new text would."
-    return f"{told} No sign that it repeats its training text more than new text does."
+        what = "Its samples copy" if found.copies_more else "It recites"
+        return f"{told} {what} more of the training text than of other text."
+    return f"{told} No sign that it copies more of it than real text does."

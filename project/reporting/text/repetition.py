@@ -1,21 +1,23 @@
 """What a text says twice: lines, documents, and what its test split shares with its training text.
 
-Shape letters: n windows asked about, L characters of a window, m characters of a piece.
+Shape letters: n bytes of a split.
 """
 
 from collections import Counter
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from project.data.corpora import Document
-from project.reporting.text.characters import code_points
+from project.reporting.memorisation import copied_bytes
+from project.reporting.subject import Text
+from project.reporting.text.excerpts import byte_pieces
 
-BASE = 0x9E3779B97F4A7C15  # of the hash, odd: 2^64 over the golden ratio
-TABLE_BITS = 22  # of the table that most windows are told apart by
-Hashes = NDArray[np.uint64]
+SPAN = 50  # bytes that are not alike by chance
+MOST_SEARCHED = 100_000_000  # training tokens, the last ones
 
 
 class Lines(NamedTuple):
@@ -52,59 +54,13 @@ def same_documents(documents: dict[str, list[Document]]) -> list[list[tuple[str,
     return [group for group in groups.values() if len(group) > 1]
 
 
-def copied_windows(
-    asked: str, starts: NDArray[np.int64], known: Iterable[str], length: int
-) -> NDArray[np.bool_]:
-    """Return which windows of one text occur, letter for letter, in another, (n,).
+@lru_cache(maxsize=1)  # the data are judged by it, and the loss is split by it
+def copied_from_training(text: Text, split: str) -> NDArray[np.bool_]:
+    """Return whether each byte of a split lies in a span that the training text has too, (n,).
 
-    Windows are compared by a 64-bit rolling hash (Karp & Rabin 1987): among 10^4 windows and 10^9
-    places about one in a million searches finds a window that is not there.
-
-    Args:
-        asked: The text of the windows.
-        starts: Their first characters, each with `length` characters from there, (n,).
-        known: The other text, in pieces that join without a gap.
-        length: L of a window.
+    The span is of `SPAN` bytes, letter for letter, in the last `MOST_SEARCHED` training tokens.
     """
-    points = code_points(asked)
-    windows = [window_hashes(points[start : start + length], length) for start in starts.tolist()]
-    hashes = np.concatenate(windows) if windows else np.zeros(0, np.uint64)
-    wanted = np.unique(hashes)
-    is_found = np.zeros(len(wanted), np.bool_)
-    table = np.zeros(1 << TABLE_BITS, np.bool_)
-    shift = np.uint64(64 - TABLE_BITS)
-    table[wanted >> shift] = True
-    before = np.zeros(0, np.uint32)  # the last characters of the piece before
-    for text in known:
-        points = np.concatenate([before, code_points(text)])
-        before = points[max(len(points) - length + 1, 0) :]
-        found = window_hashes(points, length)
-        found = found[table[found >> shift]]
-        is_found |= np.isin(wanted, found)
-    return is_found[np.searchsorted(wanted, hashes)]
-
-
-def window_hashes(points: NDArray[np.uint32], length: int) -> Hashes:
-    """Return the hash of each window of `length` code points, uint64 (m - L + 1,).
-
-    The hash of a_0 ... a_{L-1} is the sum of a_i BASE^(L-1-i), modulo 2^64: the hashes of 1, 2, 4,
-    ... characters are joined to those of L, in 2 log2 L steps over the text.
-    """
-    count = len(points) - length + 1
-    if count <= 0:
-        return np.zeros(0, np.uint64)
-    power, width, done = points.astype(np.uint64) + np.uint64(1), 1, 0
-    total = np.zeros(count, np.uint64)
-    while True:
-        if length & width:  # the windows so far, then `width` more characters
-            total = total * weight(width) + power[done : done + count]
-            done += width
-        if done == length:
-            return total
-        power = power[:-width] * weight(width) + power[width:]
-        width *= 2
-
-
-def weight(width: int) -> np.uint64:
-    """Return BASE^width modulo 2^64."""
-    return np.uint64(pow(BASE, width, 1 << 64))
+    asked = np.concatenate(list(byte_pieces(text.tokens(split), text.tokenizer)))
+    known = byte_pieces(text.tokens("train")[-MOST_SEARCHED:], text.tokenizer)
+    (copied,) = copied_bytes(known, [asked], SPAN)
+    return copied

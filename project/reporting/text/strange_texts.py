@@ -15,9 +15,8 @@ from torch import Generator, Tensor
 
 from project.data.corpora import Corpus, Document, PythonDocs, TinyShakespeare
 from project.data.loader import IGNORED
-from project.data.text import TextData, TokenBatch, take_windows
+from project.data.text import TextData, TokenBatch
 from project.data.tokenization import UNKNOWN, Tokens
-from project.reporting.subject import Text
 
 SOURCE_MODULES = ("inspect", "json.decoder", "argparse", "typing")
 
@@ -53,26 +52,6 @@ def windows_of(rows: Sequence[Tokens | list[int]], length: int) -> TokenBatch:
         tokens[i, :kept] = torch.tensor(np.asarray(row[:kept], np.int64))
         counted[i, :kept] = True
     return TokenBatch(tokens[:, :-1], tokens[:, 1:].masked_fill(~counted[:, 1:], IGNORED), False)
-
-
-def separate_windows(
-    text: Text, n: int, generator: Generator, length: int | None = None
-) -> TokenBatch:
-    """Return `n` windows of the measured split that do not overlap, or all there are.
-
-    So they are examples of their own, as an interval takes them to be.
-
-    Args:
-        length: T, at most the context that the model was trained with, and that by default.
-    """
-    tokens = text.tokens(text.measured_split)
-    length = min(length or text.context_length, len(tokens) - 1)
-    places = (len(tokens) - 1) // length
-    spare = len(tokens) - 1 - places * length
-    offset = int(torch.randint(spare + 1, (1,), generator=generator))
-    slots = torch.randperm(places, generator=generator)[:n].sort().values
-    starts = (offset + slots * length).numpy()
-    return take_windows(tokens, starts, np.full(len(starts), length), length, continues=False)
 
 
 def whole_rows(batch: TokenBatch) -> Tensor:

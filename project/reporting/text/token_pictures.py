@@ -6,7 +6,6 @@ Shape letters: T tokens, N heads.
 import warnings
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from project.training.pictures import drawn, png
@@ -66,61 +65,35 @@ def draw_cells(axes: Any, y: int, cells: list[tuple[str, float]]) -> None:
         axes.text(x + 0.5, y + 0.52, character, color=ink, **style)
 
 
-def context_picture(lengths: list[int], losses: Tensor, half: Tensor, far: int) -> bytes:
+def context_picture(
+    lengths: list[int],
+    losses: list[float],
+    intervals: list[tuple[float, float]],
+    far: int | None = None,
+) -> bytes:
     """Draw the mean loss over the tokens of context, with intervals, as PNG.
 
     Args:
-        losses, half: Mean and half of its interval at each of `lengths`, nats.
+        losses, intervals: At each of `lengths`, nats.
         far: Length from which on more context hardly helps, marked.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 3.2), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    axes.errorbar(
-        lengths,
-        losses.numpy(),
-        yerr=half.numpy(),
-        color="#1f77b4",
-        marker="o",
-        markersize=4,
-        capsize=3,
-    )
-    axes.axvline(far, linestyle="--", color="0.4")
+    below = [max(mean - low, 0) for mean, (low, _) in zip(losses, intervals, strict=True)]
+    above = [max(high - mean, 0) for mean, (_, high) in zip(losses, intervals, strict=True)]
+    axes.errorbar(lengths, losses, [below, above], fmt="o-", markersize=4, capsize=3)
+    if far is not None:
+        axes.axvline(far, linestyle="--", color="0.4")
     axes.set_xscale("log", base=2)
     axes.set_xticks(lengths, [str(length) for length in lengths])
     axes.minorticks_off()
     axes.set_xlabel("tokens of context", fontsize=9)
     axes.set_ylabel("loss of the next token, nats", fontsize=9)
-    axes.tick_params(labelsize=8)
-    axes.grid(alpha=0.3)
-    return png(drawn(figure))
-
-
-def distances_picture(means: Tensor, half: Tensor) -> bytes:
-    """Draw the mean distance of each head, (layers, N) with half its interval, as PNG."""
-    from matplotlib.figure import Figure
-
-    layers, heads = means.shape
-    figure = Figure(figsize=(5, 3.2), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    apart = torch.linspace(-0.3, 0.3, heads) if heads > 1 else torch.zeros(1)
-    for layer in range(layers):
-        axes.errorbar(
-            (layer + 1 + apart).numpy(),
-            means[layer].numpy(),
-            yerr=half[layer].numpy(),
-            fmt="o",
-            markersize=4,
-            capsize=2,
-            color="#1f77b4" if layer % 2 == 0 else "#d62728",
-        )
-    axes.set_xticks(range(1, layers + 1))
-    axes.set_xlabel("layer; its heads side by side", fontsize=9)
-    axes.set_ylabel("mean distance, tokens back", fontsize=9)
     axes.set_ylim(bottom=0)
     axes.tick_params(labelsize=8)
-    axes.grid(axis="y", alpha=0.3)
+    axes.grid(alpha=0.3)
     return png(drawn(figure))
 
 
