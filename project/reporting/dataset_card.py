@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from project.reporting.findings import Section
+from project.reporting.markdown import table
 from project.reporting.subject import Subject
 
 TODO = "**TODO: only a person can say.**"
@@ -267,8 +268,7 @@ def structure(subject: Subject, known: dict[str, Any]) -> list[str]:
     unit = "images" if subject.kind == "images" else "tokens"
     hashes = known.get("sha256", {})
     rows = [
-        f"| {split} | {number:,} | {hashes.get(split, '')} |"
-        for split, number in sizes_of(subject).items()
+        [split, f"{number:,}", hashes.get(split, "")] for split, number in sizes_of(subject).items()
     ]
     parts = ["## Dataset structure\n"]
     if not rows:
@@ -276,7 +276,7 @@ def structure(subject: Subject, known: dict[str, Any]) -> list[str]:
             *parts,
             f"Not recorded: {subject.closed or 'the data do not describe themselves'}.\n",
         ]
-    parts += [f"| split | {unit} | SHA-256 |", "| --- | ---: | --- |", *rows, ""]
+    parts += [table(["split", unit, "SHA-256"], rows), ""]
     if "classes" in known:
         size, channels = known["image_size"], known["in_channels"]
         parts += [
@@ -349,13 +349,12 @@ def limitations(sections: Sequence[Section], closed: str) -> list[str]:
     if found is None:
         return [*parts, f"Not measured: {closed or 'the data section was not run'}. {TODO}\n"]
     rows = [
-        f"| {measure.title} | {measure.shown() if measure.value is not None else measure.how} |"
+        [measure.title, measure.how if measure.value is None else measure.shown()]
         for measure in found.measures()
     ]
-    table = ["| measured | value |", "| --- | --- |", *rows, ""] if rows else []
     return [
         *parts,
         f"{found.verdict}\n",
-        *table,
+        *([table(["measured", "value"], rows), ""] if rows else []),
         f"Whom the data leave out, and whom they may harm: {TODO}\n",
     ]
