@@ -63,6 +63,7 @@ def test_a_report_holds_every_file_and_section(kind, request) -> None:
     for section in found["sections"].values():
         assert section["mark"] != "not run", section
         assert section["verdict"] in markdown
+        assert len(section["verdict"]) < 500, section["verdict"]
     assert page.count("<section") == len(SECTIONS)
     assert "<script" not in page
     assert not re.search(r"(src|href)=\"(?!data:image/png;base64,|#)", page)  # needs no other file
@@ -168,6 +169,13 @@ def test_a_section_that_fails_is_named_and_the_others_are_kept(
     assert found["identity"]["mark"] == "told"
 
 
+def test_a_folder_of_other_files_is_not_written_over(image_run, tmp_path, capsys) -> None:
+    (tmp_path / "README.md").write_text("my own")
+    assert main([str(image_run), *QUICK, "--sections", "limits", "--output", str(tmp_path)]) == 2
+    assert "is not empty and holds no report" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -183,7 +191,7 @@ def test_what_is_not_possible_is_said_in_one_line(arguments, said, capsys) -> No
     assert error.count("\n") == 1
 
 
-def test_the_first_screen_fits_a_terminal(image_report, capsys) -> None:
+def test_the_first_screen_fits_a_terminal(image_report) -> None:
     found = writing.results.kept(
         image_report, json.loads((image_report / "results.json").read_text())
     )

@@ -73,7 +73,7 @@ def confidence_section(
     trained = as_trained(before, drawn[:, 0], chance, seed, how, generator)
     scaled = [of_temperature(fitted)]
     if after is not None:
-        scaled += by_scaling(before, after, drawn, seed, how)
+        scaled += by_scaling(before, after, drawn, seed, how, generator)
     name = "reliability"
     caption = (
         f"Above: of the predictions of each confidence, how many were right, with 95 % intervals "
@@ -165,13 +165,16 @@ def of_temperature(fitted: Temperature | str) -> Measure:
 
 
 def by_scaling(
-    before: Verdicts, after: Verdicts, drawn: Tensor, seed: int, how: str
+    before: Verdicts,
+    after: Verdicts,
+    drawn: Tensor,
+    seed: int,
+    how: str,
+    generator: torch.Generator,
 ) -> list[Measure]:
     """Return the scores after scaling, and the change; `drawn` (D, 2, 6) are of resamples."""
     n, found = len(before.right), []
-    chance = errors_by_chance(
-        after.confidence, equal_width(after.confidence), torch.Generator().manual_seed(seed)
-    )
+    chance = errors_by_chance(after.confidence, equal_width(after.confidence), generator)
     for column, key, title, unit in SCORES:
         first, second = (score(of, key) for of in (before, after))
         draws, changes = drawn[:, 1, column], drawn[:, 1, column] - drawn[:, 0, column]
@@ -205,11 +208,11 @@ def mark_of(of: Verdicts, chance: Tensor) -> Mark:
 
 
 def verdict_of(of: Verdicts, chance: Tensor, figures: dict[str, Measure], unit: str) -> str:
-    """Return the answer in two or three sentences."""
+    """Return the answer in one or two sentences."""
     error, limit = figures["ece"], chance.quantile(EXPLAINED).item()
     low, high = figures["overconfidence"].interval_95 or (0.0, 0.0)
     if limit > LARGE:
-        answer = f"{len(of.right):,} {unit} are too few to tell"
+        answer = f"{len(of.right):,} {unit} are too few to tell whether confidences can be trusted"
     elif mark_of(of, chance) == "holds":
         within = error.number() if (error.value or 0.0) > SMALL else f"{100 * SMALL:.0f} %"
         answer = f"Confidences can be taken at their word within {within}"
@@ -217,9 +220,11 @@ def verdict_of(of: Verdicts, chance: Tensor, figures: dict[str, Measure], unit: 
         where = "on the whole too high" if low > 0 else "on the whole too low"
         in_places = "too high in places and too low in others"
         answer = f"Confidences are {where if low > 0 or high < 0 else in_places}"
-    by_chance = f"a perfectly calibrated model shows {figures['ece_by_chance'].number()}"
-    told = f"{answer}: calibration error {error.shown()}; {by_chance}. {of_scaling(figures)}"
-    return told.rstrip()
+    told = (
+        f"{answer}: on average they are {error.shown()} from how often they are right, where a "
+        f"perfectly calibrated model is {figures['ece_by_chance'].number()} by chance."
+    )
+    return f"{told} {of_scaling(figures)}".rstrip()
 
 
 def of_scaling(figures: dict[str, Measure]) -> str:
@@ -227,9 +232,6 @@ def of_scaling(figures: dict[str, Measure]) -> str:
     change = figures.get("nll_change")
     if change is None or change.value is None or change.interval_95 is None:
         return ""
-    low, high = change.interval_95
-    of_t = f"T = {figures['temperature'].value:.2f}"
-    if high < 0:
-        better = f"A temperature ({of_t}) lowers the loss by {-change.value:.4f} nats"
-        return f"{better}; the calibration error is then {figures['ece_scaled'].number()}."
-    return f"No reason to rescale ({of_t} {'raises' if low > 0 else 'does not lower'} the loss)."
+    if change.interval_95[1] < 0:
+        return f"With a temperature, the usual cure, it is {figures['ece_scaled'].number()}."
+    return "The usual cure, a temperature, does not help."

@@ -55,12 +55,12 @@ def section(subject: Subject) -> Section:
     repeated, problem = predictions(subject, settings)
     measured = of_predictions(repeated, problem, unit, grid)
     verdict = [told_of_training(trained) if trained else "The energy of training is not recorded."]
-    joules = measured[0]
-    verdict.append(
-        f"That of predictions was not measured: {joules.how}."
-        if joules.value is None
-        else f"1,000 {unit} take {joules.number()} on this machine ({known_by(repeated[-1])})."
-    )
+    joules, why = measured[0].value, measured[0].how
+    if joules is None:
+        verdict.append(f"That of predictions was not measured: {why}.")
+    else:
+        known = known_by(repeated[-1])
+        verdict.append(f"1,000 {unit} take {digits(joules)} J on this machine ({known}).")
     blocks: list[Block] = [
         Figures([*of_training(subject, trained), *measured, *operations(subject, unit)]),
         Table(

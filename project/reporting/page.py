@@ -37,6 +37,8 @@ td.words { overflow-wrap: anywhere }
 pre { background: var(--soft); padding: .6rem .8rem; white-space: pre-wrap; font-size: .8rem;
   overflow-wrap: anywhere; max-height: 24rem; overflow-y: auto; border-radius: 4px }
 td.name small { display: block; opacity: .75; font-weight: 400 }
+@media (max-width: 30rem) { td, th { white-space: normal; padding: .3rem }
+  td.name { min-width: 6.5rem } }
 nav { font-size: .88rem } nav a { margin-right: .9em; white-space: nowrap }
 @media print { pre { max-height: none } section.part { break-before: auto }
   h2, h3 { break-after: avoid } figure, tr { break-inside: avoid } nav { display: none } }
@@ -124,6 +126,7 @@ def visible(text: str) -> str:
 def figures(measures: list[Measure]) -> str:
     """Return a table of measures; how each is known stands below its name."""
     found = columns(measures)
+    found["value"] = [re.sub(r"(?<=\d) ", "&nbsp;", cell) for cell in found["value"]]
     names = [
         escape(m.title) + (f"<small>{escape(m.how)}</small>" if m.how else "") for m in measures
     ]

@@ -171,6 +171,19 @@ def test_sections_of_another_checkpoint_are_not_taken(tmp_path: Path) -> None:
     assert results.kept(tmp_path, ABOUT) == {}
 
 
+def test_a_number_that_is_not_finite_does_not_break_a_later_report(tmp_path: Path) -> None:
+    none = float("nan")
+    measures = [Measure("a", "a", 1.0, "", 3, (none, none), 0, "bootstrap")]
+    section = Section("performance", "Performance", "told", "So.", [Figures(measures)])
+    results.keep(tmp_path, ABOUT, [section])
+    (read,) = results.kept(tmp_path, ABOUT).values()
+    assert read.measures()[0].shown() == "1"
+    results.keep(
+        tmp_path, ABOUT, [Section(**vars(section) | {"blocks": [Figures([fact("a", "a", none)])]})]
+    )
+    assert results.kept(tmp_path, ABOUT) == {}  # a fact without its number is measured again
+
+
 def test_pictures_that_no_section_has_any_more_are_deleted(tmp_path: Path) -> None:
     results.keep(tmp_path, ABOUT, [some_section()])
     results.keep(tmp_path, ABOUT, [Section("data", "Data", "told", "Sound.", [Words("a")])])
