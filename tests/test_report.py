@@ -63,7 +63,6 @@ def test_a_report_holds_every_file_and_section(kind, request) -> None:
     for section in found["sections"].values():
         assert section["mark"] != "not run", section
         assert section["verdict"] in markdown
-        assert len(section["verdict"]) < 500, section["verdict"]
     assert page.count("<section") == len(SECTIONS)
     assert "<script" not in page
     assert not re.search(r"(src|href)=\"(?!data:image/png;base64,|#)", page)  # needs no other file

@@ -24,8 +24,9 @@ from project.reporting.findings import (
 )
 from project.reporting.identity import config_of
 from project.reporting.subject import BATCH, Subject
-from project.training.energy import PARTS, Meter, gpus_of, grid_of, kwh_of
+from project.training.energy import PARTS, Meter, gpus_of, kwh_of
 from project.training.flops import prediction_flops
+from project.training.grid import grid_of
 
 TITLE = "Energy"
 REPETITIONS = 5

@@ -21,7 +21,8 @@ from project.reporting import energy as report
 from project.reporting.subject import Subject, open_subject
 from project.training import energy
 from project.training.command import command
-from project.training.energy import EnergyMeter, Meter, added, check_energy, grid_of
+from project.training.energy import EnergyMeter, Meter, added
+from project.training.grid import check_energy, grid_of
 from project.training.results import closing_table
 
 SHORT = ["--trainer.accelerator=cpu", "--trainer.max_epochs=1", "--model.network.width=8",
