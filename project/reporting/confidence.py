@@ -211,9 +211,10 @@ def verdict_of(of: Verdicts, chance: Tensor, figures: dict[str, Measure], unit: 
     """Return the answer in one or two sentences."""
     error, limit = figures["ece"], chance.quantile(EXPLAINED).item()
     low, high = figures["overconfidence"].interval_95 or (0.0, 0.0)
-    if limit > LARGE:
+    mark = mark_of(of, chance)
+    if mark == "caution" and limit > LARGE:
         answer = f"{len(of.right):,} {unit} are too few to tell whether confidences can be trusted"
-    elif mark_of(of, chance) == "holds":
+    elif mark == "holds":
         within = error.number() if (error.value or 0.0) > SMALL else f"{100 * SMALL:.0f} %"
         answer = f"Confidences can be taken at their word within {within}"
     else:

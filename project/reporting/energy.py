@@ -92,7 +92,7 @@ def energy_record(subject: Subject, section: Section) -> dict[str, Any]:
     if not trained:
         found["training_not_run"] = NOT_RECORDED
     found |= {name: trained.get(name) for name in ("grid", "pue", "hardware", "codecarbon")}
-    for key in ("joules_per_1000", "gco2e_per_1000", "flops_per_prediction"):
+    for key in ("joules_per_1000", "gco2e_per_1000", "flops_per_prediction", "flops_total"):
         measure = section.measure(key)
         found[key] = None if measure is None else measure.value
         if measure is not None and measure.interval_95:

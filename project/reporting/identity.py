@@ -57,7 +57,8 @@ def verdict(subject: Subject) -> str:
     if not record:
         return f"{told}; how it was trained is {UNKNOWN}."
     if "epochs" in record:
-        told += f" for {record['epochs']} epochs in {record.get('wall_seconds', 0):,.0f} s"
+        epochs = f"{record['epochs']} epoch" + ("s" if record["epochs"] != 1 else "")
+        told += f" for {epochs} in {record.get('wall_seconds', 0):,.0f} s"
     else:
         told += f", a run that is {record.get('status', 'of an unknown state')}"
     chosen = f"chosen by {in_words(record['chosen_by'])}" if is_best(subject) else "taken"

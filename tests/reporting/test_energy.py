@@ -440,6 +440,8 @@ def test_the_section_tells_what_training_and_predictions_take(run, monkeypatch) 
     assert kept["training_ram_by"] == "7 W, as given"
     assert kept["training_gpu_kwh"] is None
     assert kept["joules_per_1000"] == joules.value
+    steps, batch = subject.record["steps"], subject.data.batch_size
+    assert kept["flops_total"] == steps * batch * subject.record["flops_per_image"]
     assert kept["grid"]["year"] == 2023
 
 
