@@ -26,6 +26,7 @@ from project.reporting.findings import (
     missing,
     share,
 )
+from project.training.intervals import wilson_interval
 
 SMALL, LARGE = 0.01, 0.05  # ECE that is small whatever its cause, and that is too large
 EXPLAINED = 0.95  # quantile of what chance shows, up to which it explains an ECE
@@ -45,7 +46,8 @@ RULE = f"""\
 The mark: "holds" where the ECE is at most {SMALL:.0%}, or below the {EXPLAINED:.0%} quantile of \
 what a perfectly calibrated model of the same confidences shows by chance; "fails" where it is \
 above {LARGE:.0%} and chance does not explain it; else "with care", as also where the examples are \
-so few that chance alone may show more than {LARGE:.0%}.""".replace("%", " %")
+so few that chance alone may show more than {LARGE:.0%}, or that the accuracy is not known within \
+{LARGE:.0%}.""".replace("%", " %")
 
 
 def confidence_section(
@@ -204,15 +206,26 @@ def mark_of(of: Verdicts, chance: Tensor) -> Mark:
     error, limit = calibration_error(of.confidence, of.right), chance.quantile(EXPLAINED).item()
     if error > max(limit, LARGE):
         return "fails"
-    return "holds" if limit <= LARGE and error <= max(limit, SMALL) else "caution"
+    return "holds" if error <= max(limit, SMALL) and not are_few(of, chance) else "caution"
+
+
+def are_few(of: Verdicts, chance: Tensor) -> bool:
+    """Return whether the examples leave more than `LARGE` open.
+
+    Chance alone does not tell it: a model that says 99.9 % of five images, and is right, was lucky.
+    """
+    right, n = int(of.right.sum()), len(of.right)
+    low, high = wilson_interval(right, n)
+    open_share = max(right / n - low, high - right / n)
+    return max(open_share, chance.quantile(EXPLAINED).item()) > LARGE
 
 
 def verdict_of(of: Verdicts, chance: Tensor, figures: dict[str, Measure], unit: str) -> str:
     """Return the answer in one or two sentences."""
-    error, limit = figures["ece"], chance.quantile(EXPLAINED).item()
+    error = figures["ece"]
     low, high = figures["overconfidence"].interval_95 or (0.0, 0.0)
     mark = mark_of(of, chance)
-    if mark == "caution" and limit > LARGE:
+    if mark == "caution" and are_few(of, chance):
         answer = f"{len(of.right):,} {unit} are too few to tell whether confidences can be trusted"
     elif mark == "holds":
         within = error.number() if (error.value or 0.0) > SMALL else f"{100 * SMALL:.0f} %"
