@@ -123,6 +123,14 @@ def test_chosen_sections_are_put_beside_those_that_were_there(image_run, image_r
     assert after["robustness"] != before["robustness"]
 
 
+def test_limits_of_an_earlier_report_do_not_deny_what_was_run_since(image_run, tmp_path) -> None:
+    for names in (["limits"], ["identity"]):
+        output = ["--output", str(tmp_path), "--sections", *names]
+        assert main([str(image_run), *QUICK, *output]) == 0
+    found = json.loads((tmp_path / "results.json").read_text())["sections"]
+    assert "Not run: Data, Performance" in found["limits"]["verdict"]
+
+
 def test_a_report_changes_nothing_of_the_run(image_run, tmp_path) -> None:
     def content() -> dict[str, bytes]:
         files = [p for p in image_run.rglob("*") if p.is_file() and "report" not in p.parts]

@@ -28,7 +28,8 @@ def make_report(options: argparse.Namespace, changes: list[str], typed: list[str
     """Measure the chosen sections, write every file, print the first screen.
 
     Sections that were not chosen are taken from the report that is there, if it is of the same
-    checkpoint and data. What was measured is kept after each section.
+    checkpoint and data; the limits, which tell what was run, are always told anew. What was
+    measured is kept after each section.
 
     Returns:
         1 if a section failed, else 0.
@@ -44,7 +45,8 @@ def make_report(options: argparse.Namespace, changes: list[str], typed: list[str
         raise UsageError(f"{folder} is not empty and holds no report; give --output a new folder")
     about = about_report(subject, changes, typed)
     found = results.kept(folder, about)
-    chosen = [name for name in SECTIONS if name in (options.sections or SECTIONS)]
+    named = options.sections or SECTIONS
+    chosen = [name for name in SECTIONS if name in named or (name == "limits" and name in found)]
     num_failed = 0
     for name in chosen:
         section, failed = measured(subject, name, [*found.values()], "--debug" in typed)
