@@ -193,6 +193,11 @@ def columns(measures: list[Measure]) -> dict[str, list[str]]:
     return {head: cells for head, cells in found.items() if any(cells)}
 
 
+def what_it_is(sections: list[Section]) -> list[str]:
+    """Return the sentence above the first screen; none where the identity was not run."""
+    return [s.verdict for s in sections if s.name == "identity" and s.mark != "not run"]
+
+
 def by_mark(sections: list[Section]) -> list[tuple[Mark, list[Section]]]:
     """Return the first screen: the sections that have each mark, without what the model is."""
     judged = [section for section in sections if section.name in WITHIN_A_MARK]

@@ -12,6 +12,7 @@ from project.reporting.findings import (
     Table,
     by_mark,
     columns,
+    what_it_is,
 )
 from project.reporting.page import visible
 from project.web_page import is_words
@@ -19,8 +20,7 @@ from project.web_page import is_words
 
 def markdown_of(title: str, about: list[str], sections: list[Section]) -> str:
     """Return the same as `page.page_of`, in Markdown."""
-    model = [section.verdict for section in sections if section.name == "identity"]
-    parts = [f"# {title}", *model, *about, first_screen(sections)]
+    parts = [f"# {title}", *what_it_is(sections), *about, first_screen(sections)]
     for section in sections:
         parts += [f"## {section.title}: {MARKS[section.mark].lower()}", line(section.verdict)]
         parts += map(shown, section.blocks)

@@ -15,6 +15,7 @@ from project.reporting.findings import (
     Table,
     by_mark,
     columns,
+    what_it_is,
 )
 from project.web_page import page, table
 
@@ -55,7 +56,7 @@ def page_of(title: str, about: list[str], sections: list[Section]) -> str:
     links = "".join(f'<a href="#{s.name}">{escape(s.title)}</a>' for s in sections)
     body = [
         f"<h1>{escape(title)}</h1>",
-        *(f'<p class="verdict">{words(s.verdict)}</p>' for s in sections if s.name == "identity"),
+        *(f'<p class="verdict">{words(told)}</p>' for told in what_it_is(sections)),
         *(f'<p class="muted">{words(line)}</p>' for line in about),
         first_screen(sections),
         f"<nav>{links}</nav>",

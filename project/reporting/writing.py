@@ -13,7 +13,7 @@ from project.messages import UsageError, warn
 from project.report import SECTIONS
 from project.reporting import results
 from project.reporting.dataset_card import name_of
-from project.reporting.findings import MARKS, Section, by_mark, not_run
+from project.reporting.findings import MARKS, Section, by_mark, not_run, what_it_is
 from project.reporting.markdown import markdown_of
 from project.reporting.page import page_of
 from project.reporting.subject import Subject, open_subject
@@ -171,8 +171,7 @@ def first_screen(title: str, sections: list[Section]) -> str:
     def wrapped(text: str, indent: str) -> list[str]:
         return textwrap.wrap(text, 80, initial_indent=indent, subsequent_indent=2 * indent)
 
-    model = [section.verdict for section in sections if section.name == "identity"]
-    lines = ["", title, "-" * len(title), *wrapped(" ".join(model), "")]
+    lines = ["", title, "-" * len(title), *wrapped(" ".join(what_it_is(sections)), "")]
     for mark, group in by_mark(sections):
         lines.append(MARKS[mark])
         for section in group:

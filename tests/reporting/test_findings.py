@@ -23,6 +23,7 @@ from project.reporting.findings import (
     missing,
     not_run,
     share,
+    what_it_is,
     with_unit,
 )
 from project.reporting.markdown import markdown_of
@@ -127,6 +128,8 @@ def test_the_first_screen_begins_with_what_it_is_good_for_and_leaves_out_what_it
         ("told", ["limits"]),
     ]  # fmt: skip
     assert {*WITHIN_A_MARK, "identity"} == set(SECTIONS)
+    assert what_it_is(made) == ["Said."]
+    assert what_it_is([not_run("identity", "Identity", "Not chosen")]) == []
 
 
 def test_the_page_holds_everything_and_nothing_that_acts() -> None:
