@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
+LONG = 24  # characters, which no number with its unit has
 STYLE = """\
 :root { color-scheme: light dark; --ink: #1a1a1a; --paper: #fff; --line: #ddd; --soft: #f5f5f5 }
 @media (prefers-color-scheme: dark) {
@@ -45,9 +46,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     The first column is a name. Columns of numbers are aligned on the right, those of words left.
     """
     styles = ["name"]
-    for i in range(1, len(head)):
-        words = [row[i][0].isalpha() for row in rows if row[i]]
-        styles.append("words" if 2 * sum(words) > len(words) else "")
+    styles += ["words" if is_words([row[i] for row in rows]) else "" for i in range(1, len(head))]
 
     def line(cells: list[str], tag: str) -> str:
         styled = [
@@ -58,3 +57,9 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
     body = "".join(line(row, "td") for row in rows)
     return f"<table><thead>{line(head, 'th')}</thead><tbody>{body}</tbody></table>"
+
+
+def is_words(cells: Sequence[str]) -> bool:
+    """Return whether most of the cells that are filled begin with a letter, or are long."""
+    words = [c[0].isalpha() or (len(c) > LONG and "<" not in c) for c in cells if c]
+    return 2 * sum(words) > len(words)

@@ -123,6 +123,14 @@ def test_chosen_sections_are_put_beside_those_that_were_there(image_run, image_r
     assert after["robustness"] != before["robustness"]
 
 
+def test_limits_of_an_earlier_report_do_not_deny_what_was_run_since(image_run, tmp_path) -> None:
+    for names in (["limits"], ["identity"]):
+        output = ["--output", str(tmp_path), "--sections", *names]
+        assert main([str(image_run), *QUICK, *output]) == 0
+    found = json.loads((tmp_path / "results.json").read_text())["sections"]
+    assert "Not run: Data, Performance" in found["limits"]["verdict"]
+
+
 def test_a_report_changes_nothing_of_the_run(image_run, tmp_path) -> None:
     def content() -> dict[str, bytes]:
         files = [p for p in image_run.rglob("*") if p.is_file() and "report" not in p.parts]
@@ -168,6 +176,13 @@ def test_a_section_that_fails_is_named_and_the_others_are_kept(
     assert found["identity"]["mark"] == "told"
 
 
+def test_a_folder_of_other_files_is_not_written_over(image_run, tmp_path, capsys) -> None:
+    (tmp_path / "README.md").write_text("my own")
+    assert main([str(image_run), *QUICK, "--sections", "limits", "--output", str(tmp_path)]) == 2
+    assert "is not empty and holds no report" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -183,7 +198,7 @@ def test_what_is_not_possible_is_said_in_one_line(arguments, said, capsys) -> No
     assert error.count("\n") == 1
 
 
-def test_the_first_screen_fits_a_terminal(image_report, capsys) -> None:
+def test_the_first_screen_fits_a_terminal(image_report) -> None:
     found = writing.results.kept(
         image_report, json.loads((image_report / "results.json").read_text())
     )

@@ -26,6 +26,7 @@ from project.reporting.findings import (
     missing,
     share,
 )
+from project.training.intervals import wilson_interval
 
 SMALL, LARGE = 0.01, 0.05  # ECE that is small whatever its cause, and that is too large
 EXPLAINED = 0.95  # quantile of what chance shows, up to which it explains an ECE
@@ -45,7 +46,8 @@ RULE = f"""\
 The mark: "holds" where the ECE is at most {SMALL:.0%}, or below the {EXPLAINED:.0%} quantile of \
 what a perfectly calibrated model of the same confidences shows by chance; "fails" where it is \
 above {LARGE:.0%} and chance does not explain it; else "with care", as also where the examples are \
-so few that chance alone may show more than {LARGE:.0%}.""".replace("%", " %")
+so few that chance alone may show more than {LARGE:.0%}, or that the accuracy is not known within \
+{LARGE:.0%}.""".replace("%", " %")
 
 
 def confidence_section(
@@ -73,7 +75,7 @@ def confidence_section(
     trained = as_trained(before, drawn[:, 0], chance, seed, how, generator)
     scaled = [of_temperature(fitted)]
     if after is not None:
-        scaled += by_scaling(before, after, drawn, seed, how)
+        scaled += by_scaling(before, after, drawn, seed, how, generator)
     name = "reliability"
     caption = (
         f"Above: of the predictions of each confidence, how many were right, with 95 % intervals "
@@ -165,13 +167,16 @@ def of_temperature(fitted: Temperature | str) -> Measure:
 
 
 def by_scaling(
-    before: Verdicts, after: Verdicts, drawn: Tensor, seed: int, how: str
+    before: Verdicts,
+    after: Verdicts,
+    drawn: Tensor,
+    seed: int,
+    how: str,
+    generator: torch.Generator,
 ) -> list[Measure]:
     """Return the scores after scaling, and the change; `drawn` (D, 2, 6) are of resamples."""
     n, found = len(before.right), []
-    chance = errors_by_chance(
-        after.confidence, equal_width(after.confidence), torch.Generator().manual_seed(seed)
-    )
+    chance = errors_by_chance(after.confidence, equal_width(after.confidence), generator)
     for column, key, title, unit in SCORES:
         first, second = (score(of, key) for of in (before, after))
         draws, changes = drawn[:, 1, column], drawn[:, 1, column] - drawn[:, 0, column]
@@ -201,25 +206,39 @@ def mark_of(of: Verdicts, chance: Tensor) -> Mark:
     error, limit = calibration_error(of.confidence, of.right), chance.quantile(EXPLAINED).item()
     if error > max(limit, LARGE):
         return "fails"
-    return "holds" if limit <= LARGE and error <= max(limit, SMALL) else "caution"
+    return "holds" if error <= max(limit, SMALL) and not are_few(of, chance) else "caution"
+
+
+def are_few(of: Verdicts, chance: Tensor) -> bool:
+    """Return whether the examples leave more than `LARGE` open.
+
+    Chance alone does not tell it: a model that says 99.9 % of five images, and is right, was lucky.
+    """
+    right, n = int(of.right.sum()), len(of.right)
+    low, high = wilson_interval(right, n)
+    open_share = max(right / n - low, high - right / n)
+    return max(open_share, chance.quantile(EXPLAINED).item()) > LARGE
 
 
 def verdict_of(of: Verdicts, chance: Tensor, figures: dict[str, Measure], unit: str) -> str:
-    """Return the answer in two or three sentences."""
-    error, limit = figures["ece"], chance.quantile(EXPLAINED).item()
+    """Return the answer in one or two sentences."""
+    error = figures["ece"]
     low, high = figures["overconfidence"].interval_95 or (0.0, 0.0)
-    if limit > LARGE:
-        answer = f"{len(of.right):,} {unit} are too few to tell"
-    elif mark_of(of, chance) == "holds":
+    mark = mark_of(of, chance)
+    if mark == "caution" and are_few(of, chance):
+        answer = f"{len(of.right):,} {unit} are too few to tell whether confidences can be trusted"
+    elif mark == "holds":
         within = error.number() if (error.value or 0.0) > SMALL else f"{100 * SMALL:.0f} %"
         answer = f"Confidences can be taken at their word within {within}"
     else:
         where = "on the whole too high" if low > 0 else "on the whole too low"
         in_places = "too high in places and too low in others"
         answer = f"Confidences are {where if low > 0 or high < 0 else in_places}"
-    by_chance = f"a perfectly calibrated model shows {figures['ece_by_chance'].number()}"
-    told = f"{answer}: calibration error {error.shown()}; {by_chance}. {of_scaling(figures)}"
-    return told.rstrip()
+    told = (
+        f"{answer}: on average they are {error.shown()} from how often they are right, where a "
+        f"perfectly calibrated model is {figures['ece_by_chance'].number()} by chance."
+    )
+    return f"{told} {of_scaling(figures)}".rstrip()
 
 
 def of_scaling(figures: dict[str, Measure]) -> str:
@@ -227,9 +246,6 @@ def of_scaling(figures: dict[str, Measure]) -> str:
     change = figures.get("nll_change")
     if change is None or change.value is None or change.interval_95 is None:
         return ""
-    low, high = change.interval_95
-    of_t = f"T = {figures['temperature'].value:.2f}"
-    if high < 0:
-        better = f"A temperature ({of_t}) lowers the loss by {-change.value:.4f} nats"
-        return f"{better}; the calibration error is then {figures['ece_scaled'].number()}."
-    return f"No reason to rescale ({of_t} {'raises' if low > 0 else 'does not lower'} the loss)."
+    if change.interval_95[1] < 0:
+        return f"With a temperature, the usual cure, it is {figures['ece_scaled'].number()}."
+    return "The usual cure, a temperature, does not help."

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from project.reporting.dataset_card import (
-    LICENCES,
     described,
     facts_of,
     name_of,
@@ -18,6 +17,7 @@ from project.reporting.dataset_card import (
     sizes_of,
     splits_words,
 )
+from project.reporting.dataset_facts import LICENCES
 from project.reporting.findings import Section
 from project.reporting.subject import Subject
 

@@ -3,14 +3,12 @@
 Nothing is to be passed: the section's mark is `told`, or `not run` where neither is known.
 """
 
-import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-import yaml
 
 from project.reporting.findings import (
     Block,
@@ -24,9 +22,11 @@ from project.reporting.findings import (
     fact,
     missing,
 )
+from project.reporting.identity import config_of
 from project.reporting.subject import BATCH, Subject
-from project.training.energy import PARTS, Meter, gpus_of, grid_of, kwh_of
+from project.training.energy import PARTS, Meter, gpus_of, kwh_of
 from project.training.flops import prediction_flops
+from project.training.grid import grid_of
 
 TITLE = "Energy"
 REPETITIONS = 5
@@ -55,13 +55,13 @@ def section(subject: Subject) -> Section:
     grid = trained["grid"] if trained else grid_of(settings["country"], settings["grams_per_kwh"])
     repeated, problem = predictions(subject, settings)
     measured = of_predictions(repeated, problem, unit, grid)
-    verdict = [told_of_training(trained) if trained else f"Training: not run; {NOT_RECORDED}."]
-    joules = measured[0]
-    verdict.append(
-        f"Predictions: not run; {joules.how}."
-        if joules.value is None
-        else f"1,000 {unit} take {joules.shown()} on this machine."
-    )
+    verdict = [told_of_training(trained) if trained else "The energy of training is not recorded."]
+    joules, why = measured[0].value, measured[0].how
+    if joules is None:
+        verdict.append(f"That of predictions was not measured: {why}.")
+    else:
+        known = known_by(repeated[-1])
+        verdict.append(f"1,000 {unit} take {digits(joules)} J on this machine ({known}).")
     blocks: list[Block] = [
         Figures([*of_training(subject, trained), *measured, *operations(subject, unit)]),
         Table(
@@ -92,7 +92,7 @@ def energy_record(subject: Subject, section: Section) -> dict[str, Any]:
     if not trained:
         found["training_not_run"] = NOT_RECORDED
     found |= {name: trained.get(name) for name in ("grid", "pue", "hardware", "codecarbon")}
-    for key in ("joules_per_1000", "gco2e_per_1000", "flops_per_prediction"):
+    for key in ("joules_per_1000", "gco2e_per_1000", "flops_per_prediction", "flops_total"):
         measure = section.measure(key)
         found[key] = None if measure is None else measure.value
         if measure is not None and measure.interval_95:
@@ -102,23 +102,23 @@ def energy_record(subject: Subject, section: Section) -> dict[str, Any]:
 
 def settings_of(subject: Subject) -> dict[str, Any]:
     """Return what the run was told of its machine, of `Energy`; null for all of an older run."""
-    config = yaml.safe_load(subject.content.get("config") or "") or {}
     names = ("country", "grams_per_kwh", "cpu_watts", "ram_watts")
-    return dict.fromkeys(names) | (config.get("energy") or {})
+    return dict.fromkeys(names) | (config_of(subject).get("energy") or {})
 
 
 def told_of_training(trained: dict[str, Any]) -> str:
-    kwh = kwh_of(trained)
-    measured = sum(
-        trained[p]["kwh"] for p in PARTS if trained.get(p, {}).get("basis") == "measured"
-    )
-    share = (
-        f"{100 * measured / kwh:.0f} % of it measured by counters" if measured else "all modelled"
-    )
     return (
-        f"Training took {digits(1000 * kwh)} Wh ({share}), which is {digits(trained['gco2e'])} g "
-        f"CO2e {supply(trained['grid'])}."
+        f"Training took {digits(1000 * kwh_of(trained))} Wh ({known_by(trained)}), which is "
+        f"{digits(trained['gco2e'])} g CO2e {supply(trained['grid'])}."
     )
+
+
+def known_by(used: dict[str, Any]) -> str:
+    """Return what share of an energy a counter of the hardware has measured."""
+    measured = sum(used[p]["kwh"] for p in PARTS if used.get(p, {}).get("basis") == "measured")
+    if not measured:
+        return "all modelled, not measured"
+    return f"{100 * measured / kwh_of(used):.0f} % measured by counters, the rest modelled"
 
 
 def supply(grid: dict[str, Any]) -> str:
@@ -177,22 +177,39 @@ def mean_with_interval(values: list[float]) -> tuple[float, tuple[float, float]]
 
 
 def operations(subject: Subject, unit: str) -> list[Measure]:
+    """Return the operations of a prediction, of a training pass, and of all steps of the run."""
     singular = unit.removesuffix("s")
-    title = f"Operations of a prediction, for each {singular}"
+    once, all_steps = f"Operations of a prediction, for each {singular}", "Operations of training"
+    how = "counted by torch: matrix products, convolutions, attention; two a multiply-add"
     if subject.closed:
-        return [missing("flops_per_prediction", title, subject.closed)]
-    inputs = next(inputs_of(subject))
+        return [missing("flops_per_prediction", once, subject.closed)]
+    inputs = inputs_of(subject)
     flops = prediction_flops(subject.network, inputs)
     if flops is None:
-        return [missing("flops_per_prediction", title, "the network needs its numbers to run")]
+        return [missing("flops_per_prediction", once, "the network needs its numbers to run")]
     per_unit = flops // (inputs.shape[1] if unit == "tokens" else 1)
-    how = "counted by torch: matrix products, convolutions, attention; two a multiply-add"
-    found = [fact("flops_per_prediction", title, per_unit, "FLOP", how)]
-    key = f"flops_per_{singular}"
-    if key in subject.record:
-        title = f"Operations of training, for each {singular}"
-        found.append(fact("flops_per_training", title, subject.record[key], "FLOP", how))
-    return found
+    found = [fact("flops_per_prediction", once, per_unit, "FLOP", how)]
+    if (trained := subject.record.get(f"flops_per_{singular}")) is not None:
+        title = f"Operations to train on each {singular}, once"
+        found.append(fact("flops_per_training", title, trained, "FLOP", how))
+    total, why = training_flops(subject, trained)
+    if total is None:
+        return [*found, missing("flops_total", all_steps, why)]
+    after = "of all steps, those after the chosen checkpoint included"
+    return [*found, fact("flops_total", all_steps, total, "FLOP", after)]
+
+
+def training_flops(subject: Subject, flops_per_unit: int | None) -> tuple[float | None, str]:
+    """Return the operations of all steps of the run, or why they are not known."""
+    record, config = subject.record, config_of(subject)
+    data = (config.get("data") or {}).get("init_args") or {}
+    if not flops_per_unit or "steps" not in record or "batch_size" not in data:
+        return None, "the run did not record its steps and their operations"
+    if getattr(subject.task, "attack", None) is not None:
+        return None, "the steps of the attack that it was trained with are not counted"
+    rows = data["batch_size"] * record.get("hardware", {}).get("processes", 1)
+    rows *= (config.get("trainer") or {}).get("accumulate_grad_batches") or 1
+    return float(record["steps"] * rows * data.get("context_length", 1) * flops_per_unit), ""
 
 
 def rows(trained: dict[str, Any] | None, repeated: list[dict[str, Any]]) -> list[list[str]]:
@@ -218,12 +235,11 @@ def predictions(subject: Subject, settings: dict[str, Any]) -> tuple[list[dict[s
         return [], subject.closed
     gpus = gpus_of(subject.device, [subject.device.index or 0])
     meter = Meter(gpus, settings["cpu_watts"], settings["ram_watts"])
-    batches = itertools.cycle(list(itertools.islice(inputs_of(subject), 20)))
+    inputs = inputs_of(subject).to(subject.device)
 
     @torch.no_grad()
     def predict() -> int:
-        inputs = next(batches)
-        subject.network(inputs.to(subject.device)).sum().item()  # waits for a GPU
+        subject.network(inputs).sum().item()  # waits for a GPU
         return inputs.numel() if subject.kind == "text" else len(inputs)
 
     predict()  # kernels are chosen in the first
@@ -259,15 +275,12 @@ def repetitions(
         yield parts | {"seconds": after["seconds"] - before["seconds"], "count": count}
 
 
-def inputs_of(subject: Subject) -> Iterator[torch.Tensor]:
-    """Yield what the network reads: images normalised (B, C, H, W), or tokens int64 (B, T)."""
+def inputs_of(subject: Subject) -> torch.Tensor:
+    """Return what the network reads: images normalised (B, C, H, W), or tokens int64 (B, T)."""
     if subject.images is not None:
         images, split = subject.images, subject.images.measured_split
-        model = images.classifier
-        for indices in torch.arange(images.count(split)).split(BATCH):
-            yield (images.pixels(split, indices) - model.mean) / model.std
-    elif subject.text is not None:
-        text = subject.text
-        generator = subject.generator("energy")
-        while True:
-            yield text.windows(text.measured_split, WINDOWS, generator).inputs
+        first = torch.arange(min(BATCH, images.count(split)))
+        return (images.pixels(split, first) - images.classifier.mean) / images.classifier.std
+    assert subject.text is not None
+    text = subject.text
+    return text.windows(text.measured_split, WINDOWS, subject.generator("energy")).inputs

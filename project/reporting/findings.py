@@ -16,6 +16,17 @@ MARKS: dict[Mark, str] = {  # in the order of the first screen
     "told": "To know",
     "not run": "Not run",
 }
+WITHIN_A_MARK = (  # the order of the first screen; what the model is, is told above it
+    "performance",
+    "robustness",
+    "out_of_distribution",
+    "calibration",
+    "interpretability",
+    "data",
+    "energy",
+    "limits",
+)
+PREFIXES = (("T", 1e12), ("G", 1e9), ("M", 1e6))
 
 
 @dataclass(frozen=True)
@@ -49,23 +60,29 @@ class Measure:
 
     def number(self) -> str:
         """Return the value with its unit, or `not run`."""
-        return "not run" if self.value is None else with_unit(self.value, self.unit)
+        return "not run" if self.value is None else with_unit(self.value, self.unit, self.decimals)
 
     def interval(self) -> str:
         """Return the ends of the interval, without the unit; nothing where there is none."""
+        ends = self.interval_95 or ()
+        return " to ".join(without_unit(end, self.unit, self.decimals) for end in ends)
+
+    @property
+    def decimals(self) -> int | None:
+        """Return those that the interval can tell apart: its width has two digits."""
         if self.interval_95 is None:
-            return ""
-        low, high = (percent(e) if self.unit == "%" else digits(e) for e in self.interval_95)
-        return f"{low} to {high}"
+            return None
+        width = (self.interval_95[1] - self.interval_95[0]) * (100 if self.unit == "%" else 1)
+        if not 1e-6 < width < math.inf:
+            return None
+        return max(0, 1 - math.floor(math.log10(width)))
 
     def shown(self) -> str:
         """Return value, interval and n in words, for a sentence."""
-        parts = [self.number()]
-        if self.interval_95 is not None:
-            parts.append(
-                f"(95 % interval {self.interval()}" + (f", n = {self.n:,})" if self.n else ")")
-            )
-        return " ".join(parts)
+        if self.interval_95 is None:
+            return self.number()
+        n = f", n = {self.n:,}" if self.n else ""
+        return f"{self.number()} (95 % interval {self.interval()}{n})"
 
 
 @dataclass(frozen=True)
@@ -165,32 +182,52 @@ def missing(key: str, title: str, why: str) -> Measure:
     return Measure(key, title, None, how=why)
 
 
-def with_unit(value: float | int, unit: str) -> str:
-    if unit == "%":
-        return f"{percent(value)} %"
-    return f"{digits(value)} {unit}".rstrip()
+def columns(measures: list[Measure]) -> dict[str, list[str]]:
+    """Return the cells of a table of measures by its heads, without a column that nobody fills."""
+    found = {
+        "value": [m.number() for m in measures],
+        "95 % interval": [m.interval() for m in measures],
+        "n": ["" if m.n is None else f"{m.n:,}" for m in measures],
+        "seed": ["" if m.seed is None else str(m.seed) for m in measures],
+    }
+    return {head: cells for head, cells in found.items() if any(cells)}
+
+
+def what_it_is(sections: list[Section]) -> list[str]:
+    """Return the sentence above the first screen; none where the identity was not run."""
+    return [s.verdict for s in sections if s.name == "identity" and s.mark != "not run"]
+
+
+def by_mark(sections: list[Section]) -> list[tuple[Mark, list[Section]]]:
+    """Return the first screen: the sections that have each mark, without what the model is."""
+    judged = [section for section in sections if section.name in WITHIN_A_MARK]
+    judged.sort(key=lambda section: WITHIN_A_MARK.index(section.name))
+    groups = [(mark, [s for s in judged if s.mark == mark]) for mark in MARKS]
+    return [(mark, group) for mark, group in groups if group]
+
+
+def with_unit(value: float | int, unit: str, decimals: int | None = None) -> str:
+    if unit == "FLOP":
+        prefix, size = next(((p, s) for p, s in PREFIXES if value >= s), ("", 1))
+        return f"{digits(value / size if prefix else value)} {prefix}FLOP"
+    return f"{without_unit(value, unit, decimals)} {unit}".rstrip()
+
+
+def without_unit(value: float | int, unit: str, decimals: int | None = None) -> str:
+    if decimals is not None and isinstance(value, float):
+        return f"{100 * value if unit == '%' else value:,.{decimals}f}"
+    return percent(value) if unit == "%" else digits(value)
 
 
 def percent(share: float) -> str:
-    """Return a share in percent, with two decimals near its ends, where they count."""
-    return f"{100 * share:.{1 if 0.1 <= share < 0.9 else 2}f}"
+    """Return a share in percent, with two decimals within 1 % of its ends, where they count."""
+    if share in (0, 1):
+        return f"{100 * share:.0f}"
+    return f"{100 * share:.{1 if 0.01 <= abs(share) <= 0.99 else 2}f}"
 
 
 def digits(value: float | int) -> str:
-    """Return a number as people read it: counts whole, others to about four digits."""
-    if isinstance(value, int):
-        return f"{value:,}"
-    if not math.isfinite(value):
-        return str(value)
-    size = abs(value)
-    if size == 0:
-        return "0"
-    if size >= 1000:
+    """Return a number as people read it: counts whole, others to three digits."""
+    if isinstance(value, int) or abs(value) >= 100:
         return f"{value:,.0f}"
-    if size >= 10:
-        return f"{value:.1f}"
-    if size >= 1:
-        return f"{value:.2f}"
-    if size >= 0.001:
-        return f"{value:.4f}"
-    return f"{value:.2e}"
+    return f"{value:.3g}"

@@ -5,9 +5,7 @@ import platform
 import re
 from typing import Any
 
-import torch
 import yaml
-from torch import Tensor, nn
 
 from project.reporting.findings import (
     Block,
@@ -20,16 +18,14 @@ from project.reporting.findings import (
     fact,
     missing,
 )
+from project.reporting.recorded import is_best
 from project.reporting.subject import Subject
 from project.training.checkpoint_file import sha256_of
-from project.training.flops import without_numbers
 from project.training.run_directory import code_hash, home_folder
 
 NAME, TITLE = "identity", "Identity"
 UNKNOWN = "not known: the checkpoint lies outside of a run directory"
 ANY_HOME = re.compile(r"(?<![\w.-])/(?:home|Users)/[^/\s'\"]+")  # of whoever trained it elsewhere
-CANNOT = "the network does not run without its numbers"
-ONCE = "measured by the run, once"
 RULE = "Nothing is judged here: what the model is, as the checkpoint and its run record it."
 
 
@@ -42,7 +38,7 @@ def section(subject: Subject) -> Section:
         [
             Words(RULE),
             *([Words(now)] if (now := changed_since(subject)) else []),
-            Figures(figures(subject), "Size and cost"),
+            Figures(figures(subject), "Size and time"),
             Table(["What", "Value"], model_rows(subject), "The model"),
             Table(["What", "Value"], data_rows(subject), "Its data"),
             Table(["What", "Value"], training_rows(subject), "Its training"),
@@ -61,11 +57,12 @@ def verdict(subject: Subject) -> str:
     if not record:
         return f"{told}; how it was trained is {UNKNOWN}."
     if "epochs" in record:
-        told += f" for {record['epochs']} epochs in {record.get('wall_seconds', 0):,.0f} s"
+        epochs = f"{record['epochs']} epoch" + ("s" if record["epochs"] != 1 else "")
+        told += f" for {epochs} in {record.get('wall_seconds', 0):,.0f} s"
     else:
         told += f", a run that is {record.get('status', 'of an unknown state')}"
-    chosen = f"chosen by {in_words(record['chosen_by'])} " if "chosen_by" in record else "taken "
-    return f"{told}, {chosen}after epoch {epochs_done(subject)}."
+    chosen = f"chosen by {in_words(record['chosen_by'])}" if is_best(subject) else "taken"
+    return f"{told}, {chosen} after epoch {epochs_done(subject)}."
 
 
 def in_words(metric: str) -> str:
@@ -76,7 +73,9 @@ def in_words(metric: str) -> str:
 
 def epochs_done(subject: Subject) -> int:
     """Return the epochs that were finished, or begun, when the checkpoint was written."""
-    return int(subject.content.get("epoch", -1)) + 1
+    loops = subject.content.get("loops") or {}
+    progress = loops.get("fit_loop", {}).get("epoch_progress", {}).get("current", {})
+    return int(progress.get("started", subject.content.get("epoch", -1) + 1))
 
 
 def data_name(subject: Subject) -> str:
@@ -108,72 +107,17 @@ def figures(subject: Subject) -> list[Measure]:
     record = subject.record
     why = "the run did not record it" if record else UNKNOWN
     count = sum(p.numel() for p in subject.network.parameters())
-    unit = "a token" if subject.text else "an image" if subject.images else "an example"
-    counted = "counted by torch over the shapes, two for each multiply-add"
-    a_unit = next((v for k, v in record.items() if k.startswith("flops_per_")), None)
-    flops = prediction_flops(subject.network, example(subject))
-    total = total_flops(subject, a_unit)
-    found = [fact("parameters", "Parameters", count, how="counted")]
-    for key, title, value, measure_unit, how, why_not in (
-        ("trained_parameters", "of which trained", record.get("trainable_parameters"), "", "", why),
-        ("flops_prediction", f"Operations to predict {unit}", flops, "FLOP", counted, CANNOT),
-        ("flops_training", f"Operations to train on {unit}", a_unit, "FLOP", counted, why),
-        (
-            "flops_total",
-            "Operations of the training",
-            total,
-            "FLOP",
-            "",
-            why,
-        ),
-        ("wall_seconds", "Wall time of the run", record.get("wall_seconds"), "s", ONCE, why),
-        ("training_seconds", "of which training", record.get("training_seconds"), "s", ONCE, why),
+    found = [fact("parameters", "Parameters", count)]
+    for key, title, recorded, unit, how in (
+        ("trained_parameters", "of which trained", "trainable_parameters", "", ""),
+        ("wall_seconds", "Wall time of the run", "wall_seconds", "s", "measured once"),
+        ("training_seconds", "of which training", "training_seconds", "s", "measured once"),
     ):
+        is_known = record.get(recorded) is not None
         found.append(
-            missing(key, title, why_not)
-            if value is None
-            else fact(key, title, value, measure_unit, how or "counted")
+            fact(key, title, record[recorded], unit, how) if is_known else missing(key, title, why)
         )
     return found
-
-
-def example(subject: Subject) -> Tensor | None:
-    """Return two rows of a batch of zeros, as the network reads them; None if that is not known."""
-    if subject.images is not None:
-        data = subject.images.data
-        return torch.zeros(2, data.in_channels, data.image_size, data.image_size)
-    if subject.text is not None:
-        return torch.zeros(2, subject.text.context_length, dtype=torch.int64)
-    return None
-
-
-def prediction_flops(network: nn.Module, inputs: Tensor | None) -> int | None:
-    """Return the operations of a forward pass, for an image or a token of `inputs`.
-
-    As `training_flops`, without the gradients; None for a network that needs its numbers.
-    """
-    from torch.utils.flop_counter import FlopCounterMode
-
-    if inputs is None:
-        return None
-    try:
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            without_numbers(network)(inputs.to("meta"))
-    except Exception:  # whatever a network of one's own does with numbers that are not there
-        return None
-    num_units = inputs.numel() if inputs.dtype == torch.int64 else len(inputs)
-    return counter.get_total_flops() // num_units
-
-
-def total_flops(subject: Subject, flops_per_unit: int | None) -> float | None:
-    """Return the operations of all steps of the run, those after the chosen checkpoint included."""
-    record, config = subject.record, config_of(subject)
-    data = (config.get("data") or {}).get("init_args") or {}
-    if not flops_per_unit or "steps" not in record or "batch_size" not in data:
-        return None
-    rows = data["batch_size"] * record.get("hardware", {}).get("processes", 1)
-    rows *= (config.get("trainer") or {}).get("accumulate_grad_batches") or 1
-    return float(record["steps"] * rows * data.get("context_length", 1) * flops_per_unit)
 
 
 def model_rows(subject: Subject) -> list[list[str]]:

@@ -5,8 +5,9 @@ The evidence names articles; whether they apply, and whether they are met, is fo
 
 from typing import NamedTuple
 
-from project.reporting.findings import MARKS, Section, Table, Words
+from project.reporting.findings import MARKS, Measure, Section, Table, Words
 from project.reporting.identity import data_name
+from project.reporting.markdown import table
 from project.reporting.subject import Subject
 from project.training.evaluation import same_examples
 
@@ -25,12 +26,12 @@ NEVER_ASKED = (  # of models of every kind
 NEVER_ASKED_OF = {
     "images": (
         ("Physical changes", "prints, cameras, light, stickers: every change here is of pixels"),
-        ("Other attacks", "by queries alone, made for a defence, or on the training data"),
+        ("Other attacks", "of other norms, made for a defence, or on the training data"),
         ("Other sources", "the same classes from other devices, places and people"),
     ),
     "text": (
         ("Other languages", "and other kinds of text than the few in this report"),
-        ("What it writes", "truth, harm, bias, copied passages: only its loss is measured"),
+        ("What it writes", "truth, harm, bias: of its samples, only what is copied is measured"),
         ("Other attacks", "instructions in the text, several tokens at once, poisoned training"),
     ),
 }
@@ -42,12 +43,13 @@ def section(subject: Subject, sections: list[Section]) -> Section:
     Args:
         sections: Those that were made before this one.
     """
-    names = [name for name in others() if any(is_run(s) and s.name == name for s in sections)]
+    run = {s.name for s in sections if s.mark != "not run"}
+    left_out = [title for name, title in others().items() if name not in run]
     unseen = never_asked(subject)
     verdict = (
-        f"{len(names)} of {len(others())} other sections were run, of one run with one seed, "
-        f"{data_in_words(subject)}. Not looked at, whatever is run: "
-        f"{', '.join(what[0].lower() + what[1:] for what, _ in unseen)}."
+        f"This is one run with one seed, {data_in_words(subject)}. "
+        + (f"Not run: {', '.join(left_out)}. " if left_out else "")
+        + f"Not looked at: {', '.join(what[0].lower() + what[1:] for what, _ in unseen)}."
     )
     return Section(
         NAME,
@@ -62,10 +64,6 @@ def section(subject: Subject, sections: list[Section]) -> Section:
     )
 
 
-def is_run(section: Section) -> bool:
-    return section.mark != "not run"
-
-
 def others() -> dict[str, str]:
     """Return names and titles of all sections but this one."""
     from project.report import SECTIONS
@@ -75,13 +73,13 @@ def others() -> dict[str, str]:
 
 def data_in_words(subject: Subject) -> str:
     if subject.closed:
-        return "whose data could not be opened"
+        return "and its data could not be opened"
     is_same = is_own_data(subject)
     if is_same is None:
-        return "on data of which it is not recorded whether they are those of its training"
+        return "measured on data that may not be those of its training: no hash is recorded"
     if not is_same:
-        return "on other data than in its training, some of which it may have been trained on"
-    return "on test data from where the training data are from"
+        return "measured on other data than in its training, which it may have been trained on"
+    return "measured on data from the source of its training data"
 
 
 def is_own_data(subject: Subject) -> bool | None:
@@ -111,27 +109,24 @@ def found_limits(subject: Subject, sections: list[Section]) -> list[list[str]]:
         rows.append(["Data", subject.closed])
     if subject.record.get("git", {}).get("changed"):
         rows.append(["Code", "it was changed after its commit; code.patch in the run has how"])
-    rows.append(["Examples", examples_in_words(subject, sections)])
-    return rows
+    return rows + [["Examples", told] for told in examples_in_words(sections)]
 
 
-def examples_in_words(subject: Subject, sections: list[Section]) -> str:
+def examples_in_words(sections: list[Section]) -> list[str]:
     """Return on how many examples figures rest, and the widest interval of a share."""
     estimates = [m for s in sections for m in s.measures() if m.interval_95 and m.n]
-    told = f"costly figures on up to {subject.n:,}, drawn with seed {subject.seed}"
     if not estimates:
-        return told
-    counts = [m.n for m in estimates if m.n]
-    told += f"; the estimates rest on {min(counts):,} or more examples each"
-    shares = [m for m in estimates if m.unit == "%"]
-    if shares:
-        widest = max(shares, key=lambda m: width(m.interval_95))
+        return []
+    told = f"the estimates rest on {min(m.n or 0 for m in estimates):,} or more each"
+    if shares := [m for m in estimates if m.unit == "%"]:
+        widest = max(shares, key=width)
         told += f"; the least certain share is {widest.title}: {widest.shown()}"
-    return told + ". A difference smaller than an interval is not seen"
+    return [told + ". A difference smaller than an interval is not seen"]
 
 
-def width(interval: tuple[float, float] | None) -> float:
-    return 0.0 if interval is None else interval[1] - interval[0]
+def width(measure: Measure) -> float:
+    low, high = measure.interval_95 or (0.0, 0.0)
+    return high - low
 
 
 def never_asked(subject: Subject) -> list[tuple[str, str]]:
@@ -225,9 +220,9 @@ def evidence(subject: Subject, sections: list[Section]) -> str:
             "measures the figures of this report speak to. It is no legal advice and claims no "
             "conformity: a figure is evidence for whoever judges. [R]: the text of that part was "
             "read; [S]: a secondary source was; [M]: from memory, to be looked up before use.",
-            table_of(head, found),
+            table(head, found),
             "## For people to fill in",
-            table_of(["What", "Asked by", "Answer"], [[*row, "TODO"] for row in FOR_PEOPLE]),
+            table(["What", "Asked by", "Answer"], [[*row, "TODO"] for row in FOR_PEOPLE]),
             "## Limits of the figures",
             "\n".join(f"- {what}: {why}" for what, why in limits),
             "## Sources",
@@ -245,12 +240,3 @@ def found_by(section: Section | None) -> str:
         return "not run: not part of this report"
     mark = MARKS[section.mark].lower()
     return f"{mark}: {section.verdict}"
-
-
-def table_of(head: list[str], rows: list[list[str]]) -> str:
-    """Return a table in Markdown; bars and line ends in cells do not break it."""
-
-    def line(cells: list[str]) -> str:
-        return "| " + " | ".join(" ".join(c.split()).replace("|", "\\|") for c in cells) + " |"
-
-    return "\n".join([line(head), line(["---"] * len(head)), *map(line, rows)])

@@ -1,5 +1,7 @@
 """A report as Markdown, for a repository or a pull request; pictures stay files beside it."""
 
+from itertools import groupby
+
 from project.reporting.findings import (
     MARKS,
     Block,
@@ -8,21 +10,32 @@ from project.reporting.findings import (
     Picture,
     Section,
     Table,
+    by_mark,
+    columns,
+    what_it_is,
 )
+from project.reporting.page import visible
+from project.web_page import is_words
 
 
 def markdown_of(title: str, about: list[str], sections: list[Section]) -> str:
     """Return the same as `page.page_of`, in Markdown."""
-    lines = [f"# {title}", "", *(f"{line}  " for line in about), ""]
-    for mark, name in MARKS.items():
-        here = [s for s in sections if s.mark == mark]
-        if here:
-            lines += [f"**{name}**", "", *(f"- **{s.title}**: {s.verdict}" for s in here), ""]
+    parts = [f"# {title}", *what_it_is(sections), *about, first_screen(sections)]
     for section in sections:
-        lines += [f"## {section.title}: {MARKS[section.mark].lower()}", "", section.verdict, ""]
-        for block in section.blocks:
-            lines += [shown(block), ""]
-    return "\n".join(lines)
+        parts += [f"## {section.title}: {MARKS[section.mark].lower()}", line(section.verdict)]
+        parts += map(shown, section.blocks)
+    return "\n\n".join(parts) + "\n"
+
+
+def first_screen(sections: list[Section]) -> str:
+    """Return the verdicts, those of one mark together."""
+    parts = []
+    for mark, group in by_mark(sections):
+        parts += [
+            f"**{MARKS[mark]}**",
+            "\n".join(f"- **{s.title}**: {line(s.verdict)}" for s in group),
+        ]
+    return "\n\n".join(parts)
 
 
 def shown(block: Block) -> str:
@@ -30,42 +43,29 @@ def shown(block: Block) -> str:
     title = getattr(block, "title", "")
     head = f"### {title}\n\n" if title else ""
     if isinstance(block, Figures):
-        names = ["", "value", "95 % interval", "n", "seed", "how"]
-        rows = [
-            [
-                m.title,
-                m.number(),
-                m.interval(),
-                "" if m.n is None else f"{m.n:,}",
-                "" if m.seed is None else str(m.seed),
-                m.how,
-            ]
-            for m in block.measures
-        ]
-        return head + table(names, rows)
+        names, hows = ([getattr(m, name) for m in block.measures] for name in ("title", "how"))
+        found = {"": names} | columns(block.measures) | {"how": hows}
+        return head + table([*found], [list(row) for row in zip(*found.values(), strict=True)])
     if isinstance(block, Table):
         return head + table(block.head, block.rows)
     if isinstance(block, Picture):
         return f"![{block.alt}](figures/{block.name}.png)\n\n{block.caption}"
     if isinstance(block, Passage):
-        fence = "`" * max(3, longest_run(block.text, "`") + 1)
-        return f"{head}{fence}text\n{block.text}\n{fence}"
+        longest = max((len(list(run)) for c, run in groupby(block.text) if c == "`"), default=0)
+        fence = "`" * max(3, longest + 1)
+        return f"{head}{fence}text\n{visible(block.text)}\n{fence}"
     return block.text
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
     """Return a table; bars and line ends in cells are kept from breaking it."""
 
-    def line(cells: list[str]) -> str:
-        return "| " + " | ".join(" ".join(c.split()).replace("|", "\\|") for c in cells) + " |"
+    def row_of(cells: list[str]) -> str:
+        return "| " + " | ".join(line(cell).replace("|", "\\|") for cell in cells) + " |"
 
-    rule = "|" + "|".join([" :--- ", *(" ---: " for _ in head[1:])]) + "|"
-    return "\n".join([line(head), rule, *map(line, rows)])
+    sides = ["---" if is_words([row[i] for row in rows]) else "---:" for i in range(1, len(head))]
+    return "\n".join([row_of(head), row_of(["---", *sides]), *map(row_of, rows)])
 
 
-def longest_run(text: str, character: str) -> int:
-    longest = here = 0
-    for c in text:
-        here = here + 1 if c == character else 0
-        longest = max(longest, here)
-    return longest
+def line(text: str) -> str:
+    return " ".join(text.split())

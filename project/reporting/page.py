@@ -13,16 +13,20 @@ from project.reporting.findings import (
     Picture,
     Section,
     Table,
+    by_mark,
+    columns,
+    what_it_is,
 )
 from project.web_page import page, table
 
 STYLE = """\
 body { max-width: 1080px } h3 { font-size: 1rem; margin: 1.5rem 0 .5rem }
 p { max-width: 46rem } .look { columns: 2 26rem; column-gap: 1.4rem; margin: 1rem 0 }
-.look > div { border-left: 4px solid var(--mark); padding: .1rem 0 .1rem .8rem;
-  margin: 0 0 .7rem; break-inside: avoid }
-.look h2 { margin: 0 0 .2rem; font-size: 1rem } .look ul { margin: 0; padding: 0; list-style: none }
-.look li { margin: 0 0 .35rem } .look a { font-weight: 600 } a { color: inherit }
+.look > div { border-left: 4px solid var(--mark); padding: .1rem 0 .1rem .8rem; margin: 0 0 .7rem }
+.look h2 { margin: 0; font-size: 1rem; break-after: avoid }
+.look ul { margin: 0; padding: 0; list-style: none }
+.look li { padding: .2rem 0; break-inside: avoid }
+.look a { font-weight: 600 } a { color: inherit }
 .holds { --mark: #1a7f4b } .caution { --mark: #c77700 } .fails { --mark: #c8321f }
 .told, .not-run { --mark: #7a7a7a }
 .mark { display: inline-block; border: 1.5px solid var(--mark); border-radius: 1em;
@@ -34,9 +38,11 @@ td.words { overflow-wrap: anywhere }
 pre { background: var(--soft); padding: .6rem .8rem; white-space: pre-wrap; font-size: .8rem;
   overflow-wrap: anywhere; max-height: 24rem; overflow-y: auto; border-radius: 4px }
 td.name small { display: block; opacity: .75; font-weight: 400 }
+@media (max-width: 30rem) { td, th { white-space: normal; padding: .3rem }
+  td.name { min-width: 6.5rem } }
 nav { font-size: .88rem } nav a { margin-right: .9em; white-space: nowrap }
 @media print { pre { max-height: none } section.part { break-before: auto }
-  figure, tr, .look > div { break-inside: avoid } nav { display: none } }
+  h2, h3 { break-after: avoid } figure, tr { break-inside: avoid } nav { display: none } }
 """
 
 
@@ -50,8 +56,8 @@ def page_of(title: str, about: list[str], sections: list[Section]) -> str:
     links = "".join(f'<a href="#{s.name}">{escape(s.title)}</a>' for s in sections)
     body = [
         f"<h1>{escape(title)}</h1>",
-        *(f'<p class="verdict">{escape(s.verdict)}</p>' for s in sections if s.name == "identity"),
-        *(f'<p class="muted">{escape(line)}</p>' for line in about),
+        *(f'<p class="verdict">{words(told)}</p>' for told in what_it_is(sections)),
+        *(f'<p class="muted">{words(line)}</p>' for line in about),
         first_screen(sections),
         f"<nav>{links}</nav>",
         *(part(section) for section in sections),
@@ -60,16 +66,13 @@ def page_of(title: str, about: list[str], sections: list[Section]) -> str:
 
 
 def first_screen(sections: list[Section]) -> str:
-    """Return the verdicts, those of one mark together; that of the identity is above them."""
+    """Return the verdicts, those of one mark together."""
     groups = []
-    for mark, title in MARKS.items():
+    for mark, group in by_mark(sections):
         items = "".join(
-            f'<li><a href="#{s.name}">{escape(s.title)}</a> {escape(s.verdict)}</li>'
-            for s in sections
-            if s.mark == mark and s.name != "identity"
+            f'<li><a href="#{s.name}">{escape(s.title)}</a> {words(s.verdict)}</li>' for s in group
         )
-        if items:
-            groups.append(f'<div class="{css(mark)}"><h2>{title}</h2><ul>{items}</ul></div>')
+        groups.append(f'<div class="{css(mark)}"><h2>{MARKS[mark]}</h2><ul>{items}</ul></div>')
     return f'<div class="look">{"".join(groups)}</div>'
 
 
@@ -84,7 +87,7 @@ def part(section: Section) -> str:
         [
             f'<section class="part {css(mark)}" id="{section.name}"><h2>{escape(section.title)}'
             f'<span class="mark">{MARKS[mark]}</span></h2>',
-            f'<p class="verdict">{escape(section.verdict)}</p>',
+            f'<p class="verdict">{words(section.verdict)}</p>',
             *(shown(block) for block in section.blocks),
             f'<p class="muted">{section.seconds:.1f} s</p></section>',
         ]
@@ -104,11 +107,16 @@ def shown(block: Block) -> str:
         source = f"data:image/png;base64,{b64encode(block.png).decode()}"
         return (
             f'<figure><img src="{source}" alt="{escape(block.alt)}">'
-            f"<figcaption>{escape(block.caption)}</figcaption></figure>"
+            f"<figcaption>{words(block.caption)}</figcaption></figure>"
         )
     if isinstance(block, Passage):
         return f"{head}<pre>{escape(visible(block.text))}</pre>"
-    return f"<p>{escape(block.text)}</p>"
+    return f"<p>{words(block.text)}</p>"
+
+
+def words(text: str) -> str:
+    """Return running text as HTML; a number and its unit stay in one line."""
+    return escape(text).replace(" %", "&nbsp;%").replace("n = ", "n&nbsp;=&nbsp;")
 
 
 def visible(text: str) -> str:
@@ -117,16 +125,10 @@ def visible(text: str) -> str:
 
 
 def figures(measures: list[Measure]) -> str:
-    """Return a table of measures; a column that nobody fills is left out."""
-    columns = {
-        "value": [m.number() for m in measures],
-        "95 % interval": [m.interval() for m in measures],
-        "n": ["" if m.n is None else f"{m.n:,}" for m in measures],
-        "seed": ["" if m.seed is None else str(m.seed) for m in measures],
-    }
-    columns = {head: cells for head, cells in columns.items() if any(cells)}
+    """Return a table of measures; how each is known stands below its name."""
+    found = columns(measures)
+    found["value"] = [re.sub(r"(?<=\d) ", "&nbsp;", cell) for cell in found["value"]]
     names = [
         escape(m.title) + (f"<small>{escape(m.how)}</small>" if m.how else "") for m in measures
     ]
-    rows = [list(row) for row in zip(names, *columns.values(), strict=True)]
-    return table(["", *columns], rows)
+    return table(["", *found], [list(row) for row in zip(names, *found.values(), strict=True)])

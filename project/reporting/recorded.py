@@ -5,6 +5,14 @@ from typing import Any
 from project.reporting.subject import Subject
 
 
+def is_best(subject: Subject) -> bool:
+    """Return whether this is the checkpoint of its run that `run.json` tells the metrics of."""
+    best = subject.record.get("best_checkpoint")
+    if subject.run is None or best is None:
+        return False
+    return (subject.run / str(best)).resolve() == subject.checkpoint.resolve()
+
+
 def recorded(subject: Subject, split: str, is_same_data: bool) -> dict[str, Any] | str:
     """Return what `run.json` holds of a split, measured with this checkpoint, or why nothing.
 
@@ -14,8 +22,7 @@ def recorded(subject: Subject, split: str, is_same_data: bool) -> dict[str, Any]
     known: dict[str, Any] = subject.record.get("metrics", {}).get(split, {})
     if subject.run is None or "loss" not in known:
         return "There is no record of this checkpoint to compare with."
-    best = subject.run / subject.record.get("best_checkpoint", "")
-    if best.resolve() != subject.checkpoint.resolve():
+    if not is_best(subject):
         return "run.json is of another checkpoint of this run, so there is nothing to compare with."
     if not is_same_data:
         return "run.json is of other data than these, so there is nothing to compare with."

@@ -63,7 +63,7 @@ def kept(folder: Path, about: dict[str, Any]) -> dict[str, Section]:
             for name, fields in content["sections"].items()
             if fields["mark"] != "not run"
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError):
         return {}
 
 
@@ -79,7 +79,8 @@ def block_of(fields: dict[str, Any], folder: Path) -> Block:
         measures = []
         for measure in fields["measures"]:
             ends = measure["interval_95"]
-            measures.append(Measure(**measure | {"interval_95": tuple(ends) if ends else None}))
+            is_whole = ends and None not in ends  # not finite, of a failed resample
+            measures.append(Measure(**measure | {"interval_95": tuple(ends) if is_whole else None}))
         fields["measures"] = measures
     block: Block = kind(**fields)
     return block

@@ -9,10 +9,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from project.messages import warn
+from project.messages import UsageError, warn
 from project.report import SECTIONS
 from project.reporting import results
-from project.reporting.findings import MARKS, Section, not_run
+from project.reporting.dataset_card import name_of
+from project.reporting.findings import MARKS, Section, by_mark, not_run, what_it_is
 from project.reporting.markdown import markdown_of
 from project.reporting.page import page_of
 from project.reporting.subject import Subject, open_subject
@@ -27,18 +28,25 @@ def make_report(options: argparse.Namespace, changes: list[str], typed: list[str
     """Measure the chosen sections, write every file, print the first screen.
 
     Sections that were not chosen are taken from the report that is there, if it is of the same
-    checkpoint and data. What was measured is kept after each section.
+    checkpoint and data; the limits, which tell what was run, are always told anew. What was
+    measured is kept after each section.
 
     Returns:
         1 if a section failed, else 0.
+
+    Raises:
+        UsageError: If there is no such checkpoint, or the folder holds files that are no report.
     """
     subject = open_subject(
         options.run, changes, options.device, options.allow, n=options.n, seed=options.seed
     )
     folder = options.output or (subject.run or subject.checkpoint.parent) / "report"
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "results.json").is_file():
+        raise UsageError(f"{folder} is not empty and holds no report; give --output a new folder")
     about = about_report(subject, changes, typed)
     found = results.kept(folder, about)
-    chosen = [name for name in SECTIONS if name in (options.sections or SECTIONS)]
+    named = options.sections or SECTIONS
+    chosen = [name for name in SECTIONS if name in named or (name == "limits" and name in found)]
     num_failed = 0
     for name in chosen:
         section, failed = measured(subject, name, [*found.values()], "--debug" in typed)
@@ -141,9 +149,7 @@ def as_json(content: dict[str, Any]) -> str:
 
 def title_of(subject: Subject) -> str:
     """Return what the report is about, such as `CNN on Digits`."""
-    data = subject.data
-    name = type(getattr(data, "dataset", None) or getattr(data, "corpus", None) or data).__name__
-    return f"{type(subject.network).__name__} on {name}"
+    return f"{type(subject.network).__name__} on {name_of(subject)}"
 
 
 def about_in_words(subject: Subject, about: dict[str, Any]) -> list[str]:
@@ -151,9 +157,9 @@ def about_in_words(subject: Subject, about: dict[str, Any]) -> list[str]:
     run = f"run {subject.run.name}, " if subject.run else ""
     lines = [
         f"Report on the checkpoint {subject.checkpoint.name} "
-        f"(SHA-256 {about['subject']['checkpoint_sha256'][:12]}…) of {run}made {made}. "
-        f"Costly figures on up to {subject.n:,} examples, seed {subject.seed}; every figure below "
-        "with its n and 95 % interval. One run: how much another seed would differ is not in here."
+        f"(SHA-256 {about['subject']['checkpoint_sha256'][:12]}…) of {run}made {made}. Every "
+        "figure below stands with its n, seed and 95 % interval, or says why it has none. One run: "
+        "how much another seed would differ is not in here."
     ]
     return lines + [f"Note: {note}." for note in subject.notes]
 
@@ -162,11 +168,12 @@ def first_screen(title: str, sections: list[Section]) -> str:
     """Return the verdicts for a terminal, in lines of at most 80 columns."""
     import textwrap
 
-    lines = ["", title, "-" * len(title)]
-    for mark, name in MARKS.items():
-        here = [section for section in sections if section.mark == mark]
-        lines += [name] if here else []
-        for section in here:
-            text = f"{section.title}: {section.verdict}"
-            lines += textwrap.wrap(text, 80, initial_indent="  ", subsequent_indent="    ")
+    def wrapped(text: str, indent: str) -> list[str]:
+        return textwrap.wrap(text, 80, initial_indent=indent, subsequent_indent=2 * indent)
+
+    lines = ["", title, "-" * len(title), *wrapped(" ".join(what_it_is(sections)), "")]
+    for mark, group in by_mark(sections):
+        lines.append(MARKS[mark])
+        for section in group:
+            lines += wrapped(f"{section.title}: {section.verdict}", "  ")
     return "\n".join(lines) + "\n"

@@ -19,7 +19,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from project.configuration import ProjectCLI, class_help, help_of_everything
 from project.messages import RunError, UsageError, said_by_a_class, warn
 from project.training.checkpoint import class_paths, imports_limited_to
-from project.training.energy import check_energy
+from project.training.grid import check_energy
 from project.training.initial_weights import prepare_network
 from project.training.processes import as_launched, check_launch
 from project.training.repetitions import numbers, train_repeatedly

@@ -205,3 +205,16 @@ def test_few_examples_do_not_hold() -> None:
     chance = errors_by_chance(of.confidence, equal_width(of.confidence), generator())
     assert mark_of(of, chance) == "caution"
     assert "too few" in section_of(logits, labels).verdict
+
+
+def test_few_examples_that_are_sure_and_wrong_fail_in_words_too() -> None:
+    logits = torch.tensor([[4.0, 0.0, 0.0]] * 20).double()
+    section = section_of(logits, torch.ones(20, dtype=torch.int64))
+    assert section.mark == "fails"
+    assert "too high" in section.verdict
+
+
+def test_five_images_that_are_right_by_luck_do_not_hold() -> None:
+    section = section_of(torch.eye(5) * 9, torch.arange(5))
+    assert section.mark == "caution"
+    assert "too few" in section.verdict

@@ -14,7 +14,8 @@ from project.data.image_sets import Digits, ImageFolder, ImageSet
 from project.data.images import ImageData
 from project.data.text import TextData
 from project.reporting.croissant import MOST_FILES, croissant
-from project.reporting.dataset_card import KNOWN, LICENCES, NOT_OF_THE_HUB, UNKNOWN, dataset_card
+from project.reporting.dataset_card import dataset_card
+from project.reporting.dataset_facts import KNOWN, LICENCES, NOT_OF_THE_HUB, UNKNOWN
 from project.reporting.findings import Figures, Section, share
 from project.reporting.subject import Images, Subject, Text
 

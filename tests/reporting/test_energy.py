@@ -21,7 +21,8 @@ from project.reporting import energy as report
 from project.reporting.subject import Subject, open_subject
 from project.training import energy
 from project.training.command import command
-from project.training.energy import EnergyMeter, Meter, added, check_energy, grid_of
+from project.training.energy import EnergyMeter, Meter, added
+from project.training.grid import check_energy, grid_of
 from project.training.results import closing_table
 
 SHORT = ["--trainer.accelerator=cpu", "--trainer.max_epochs=1", "--model.network.width=8",
@@ -439,6 +440,8 @@ def test_the_section_tells_what_training_and_predictions_take(run, monkeypatch) 
     assert kept["training_ram_by"] == "7 W, as given"
     assert kept["training_gpu_kwh"] is None
     assert kept["joules_per_1000"] == joules.value
+    steps, batch = subject.record["steps"], subject.data.batch_size
+    assert kept["flops_total"] == steps * batch * subject.record["flops_per_image"]
     assert kept["grid"]["year"] == 2023
 
 
