@@ -83,7 +83,7 @@ def test_the_mark_follows_its_rule_and_the_verdict_its_figures(found) -> None:
     worst = min(
         (m for m in section.measures() if m.key.startswith("damage_")), key=lambda m: m.value
     )
-    assert f"{worst.title} hurts most" in section.verdict
+    assert f"{worst.title} is the worst" in section.verdict
     (table,) = (b for b in section.blocks if isinstance(b, Table) and "severity" in b.title)
     cells = [[float(cell) for cell in row[1:]] for row in table.rows]
     for row in cells:

@@ -5,6 +5,7 @@ Shape letters: n images, C channels, H height, W width.
 
 from torch import Tensor
 
+from project.reporting.images.grids import show
 from project.training.pictures import drawn, png
 
 
@@ -14,7 +15,7 @@ def maps_picture(
     """Draw each image with its maps beside it, one method a column, as PNG.
 
     Args:
-        pixels: In [0, 1], (n, C, H, W); C is 1 or 3, of others the first is shown.
+        pixels: In [0, 1], (n, C, H, W).
         said: Label of each row, (n,).
         maps: Signed, (n, H, W), each shown red above and blue below 0 on a scale of its own.
         titles: Of the methods, short.
@@ -25,8 +26,7 @@ def maps_picture(
     figure = Figure(figsize=(5, 0.4 + 4.6 / columns * rows), dpi=150, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for row, axes in enumerate(grid):
-        image = pixels[row] if pixels.shape[1] == 3 else pixels[row, :1]
-        axes[0].imshow(image.permute(1, 2, 0).squeeze(2).numpy(), cmap="gray", vmin=0, vmax=1)
+        show(axes[0], pixels[row])
         axes[0].set_ylabel(said[row], fontsize=8, rotation=0, ha="right", va="center")
         for place, each in zip(axes[1:], maps.values(), strict=True):
             most = each[row].abs().max().item() or 1.0

@@ -27,9 +27,11 @@ from project.reporting.findings import (
     with_unit,
 )
 from project.reporting.images import strangers
+from project.reporting.images.grids import LONGEST, grid_picture
 from project.reporting.separation import separation
 from project.reporting.subject import Images, Subject
 from project.training.intervals import mean_interval
+from project.training.pictures import drawn, png
 
 NAME, TITLE = "out_of_distribution", "Out of distribution"
 HOLDS_AUROC = 0.95  # the least of any kind of strange images, by confidence, for "holds"
@@ -133,7 +135,7 @@ def kinds_beside(subject: Subject, images: Images, test: Tensor) -> Iterator[Kin
     yield Kind("inverted", "inverted images", 1 - test, are_pairs=True)
     shuffled = strangers.block_shuffled(test, draws[3])
     yield Kind("blocks", "images with blocks shuffled", shuffled, are_pairs=True)
-    yield Kind("photographs", "pieces of photographs", strangers.photographs(test, draws[4]))
+    yield Kind("photographs", "pieces of two photographs", strangers.photographs(test, draws[4]))
     others = strangers.other_sets(images.data.dataset, images.data.root)
     for key, title in (("other", "a set with other classes"), ("same", "the same classes")):
         if key not in others:
@@ -233,9 +235,7 @@ def table(test: Kind, kinds: list[Kind], measures: dict[str, list[Measure]]) -> 
 
 def distributions(test: Kind, kinds: list[Kind]) -> Picture:
     """Draw how confidence and energy are spread over each kind, a row a kind."""
-    from matplotlib.figure import Figure  # half a second: not needed to train
-
-    from project.training.pictures import drawn, png
+    from matplotlib.figure import Figure
 
     shown = [test, *kinds]
     figure = Figure(figsize=(5, 0.8 + 0.55 * len(shown)), dpi=150, layout="constrained")
@@ -276,30 +276,18 @@ def distributions(test: Kind, kinds: list[Kind]) -> Picture:
 
 def surest(images: Images, test: Kind, kinds: list[Kind]) -> Picture:
     """Draw of each kind the image that the network is surest of."""
-    from matplotlib.figure import Figure
-
-    from project.training.pictures import drawn, png
-
-    shown = [test, *kinds]
-    columns = 3
-    rows = -(-len(shown) // columns)
-    figure = Figure(figsize=(4.2, 1.75 * rows), dpi=150, layout="constrained")
-    said = []
-    for axes in (grid := figure.subplots(rows, columns, squeeze=False)).flat:
-        axes.axis("off")
-    for axes, kind in zip(grid.flat, shown, strict=False):
+    shown, titles = [], []
+    for kind in (test, *kinds):
         best = int(kind.confidence.argmax())
-        image = kind.pixels[best] if kind.pixels.shape[1] == 3 else kind.pixels[best, :1]
-        axes.imshow(image.permute(1, 2, 0).squeeze(2).numpy(), cmap="gray", vmin=0, vmax=1)
-        name = images.class_names[int(kind.predicted[best])]
-        said.append(f"{kind.title}: {name}, {percent(kind.confidence[best].item())}")
-        axes.set_title(f"{wrapped(kind.title)}\n{name!r}, {said[-1].split()[-2]} %", fontsize=8)
+        shown.append(kind.pixels[best])
+        name = images.class_names[int(kind.predicted[best])][:LONGEST]
+        titles.append(f"{wrapped(kind.title)}\n{name}, {percent(kind.confidence[best].item())}")
     return Picture(
         "out_of_distribution_surest",
-        png(drawn(figure)),
+        grid_picture(torch.stack(shown), titles, 3),
         "Of each kind, the image that the network is surest of, with the class that it names and "
         "its confidence.",
-        "The surest answer to each kind: " + "; ".join(said),
+        "The surest answer to each kind: " + "; ".join(" ".join(title.split()) for title in titles),
     )
 
 

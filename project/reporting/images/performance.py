@@ -30,7 +30,8 @@ from project.reporting.findings import (
     missing,
     share,
 )
-from project.reporting.images.mistakes import confusion_picture, errors_picture
+from project.reporting.images.class_pictures import confusion_picture
+from project.reporting.images.grids import LONGEST, grid_picture
 from project.reporting.recorded import recorded
 from project.reporting.subject import Images, Subject
 from project.training.intervals import mean_interval, wilson_interval
@@ -44,7 +45,6 @@ COVERAGES = (1.0, 0.99, 0.95, 0.9, 0.8, 0.5)
 MOST_ROWS = 30  # of a table of classes
 MOST_CONFUSED = 8
 MOST_ERRORS = 12
-LONGEST = 18  # letters of a class's name above a picture
 RULE = f"""\
 The mark: "fails" where the interval of the accuracy reaches the share of the commonest class; \
 "with care" where it reaches below {ENOUGH:.0%}, or a class is {100 * FAR_BELOW:.0f} points or \
@@ -262,7 +262,7 @@ def errors(images: Images, split: str, of: Outcome) -> list[Block]:
         f"image in the {split} split, confidence, what was predicted, and the label. Some of "
         "the labels may be what is wrong: see Data."
     )
-    picture = errors_picture(images.pixels(split, chosen).cpu(), titles)
+    picture = grid_picture(images.pixels(split, chosen).cpu(), titles)
     alt = "; ".join(f"image {i}: {said}, not {true}, {sure} %" for i, true, said, sure in rows[:5])
     return [Picture("errors", picture, caption, f"Most confident errors: {alt}")]
 
