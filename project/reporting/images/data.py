@@ -272,8 +272,8 @@ def doubtful_labels(subject: Subject, images: Images) -> Part:
     ]
     flagged, n = measured.quality.flagged or 0, len(measured.numbers)
     says = (
-        f"The model disputes {measured.disputed:,} {measured.split} labels; a cautious test for "
-        f"wrong labels finds {flagged or 'none'}."
+        f"Where the model disagrees with a {measured.split} label ({measured.disputed:,} times), a "
+        f"cautious test finds the label wrong {flagged:,} times."
     )
     return Part(blocks, says, "caution" if flagged >= FLAGGED * n else "holds")
 

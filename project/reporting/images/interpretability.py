@@ -93,14 +93,14 @@ def judged(study: Study) -> tuple[Mark, str]:
     best = MAIN if MAIN in good else min(good, key=study.without_a_quarter)
     shares = [f"{100 * study.without_a_quarter(name):.0f} %" for name in (best, "random")]
     said = (
-        f"Which pixels a class rests on can be shown by {listed(good)}: without the quarter of the "
-        f"pixels that {listed([best])} names first, the class has a probability of {shares[0]}, "
-        f"without a random quarter {shares[1]}, and random weights give other maps."
+        f"Which pixels a class rests on is shown by {listed(good)}: without the quarter of them "
+        f"that {listed([best])} names first the class has a probability of {shares[0]}, without a "
+        f"random quarter {shares[1]}."
     )
-    said += f" Not by {listed(bad)}." if bad else ""
+    said += f" Not to be trusted: {listed(bad)}." if bad else ""
     if MAIN in good and not adds_up:
         error = in_words(study.incompleteness(MAIN)[0])
-        said += f" Integrated gradients misses {error} of the score, which it should add up to."
+        said += f" Integrated gradients misses {error} of the score that it should add up to."
     if not is_sharp:
         said += " A method known to ignore the weights passed too: the test may not tell here."
     return "holds" if MAIN in good and adds_up and is_sharp else "caution", said

@@ -36,7 +36,6 @@ from project.training.pictures import drawn, png
 NAME, TITLE = "out_of_distribution", "Out of distribution"
 HOLDS_AUROC = 0.95  # the least of any kind of strange images, by confidence, for "holds"
 FAILS_AUROC = 0.80  # below it for any kind: "fails"
-NUM_KINDS = 8
 RULE = f"""\
 Each kind of strange images is compared with test images, in pairs. Told apart in pairs (AUROC): \
 how often the strange image of a pair gets the lower confidence; 50 % is chance. Taken for \
@@ -160,17 +159,10 @@ def kinds_beside(subject: Subject, images: Images, test: Tensor) -> Iterator[Kin
 
 
 def confidence_of(kind: Kind, seed: int) -> Measure:
-    confidence = kind.confidence.tolist()
-    return Measure(
-        f"{kind.key}_confidence",
-        f"{capital(kind.title)}: mean confidence",
-        kind.mean_confidence,
-        "%",
-        len(confidence),
-        mean_interval(confidence, [1] * len(confidence)),
-        seed,
-        "normal",
-    )
+    sure = kind.confidence.tolist()
+    key, title = f"{kind.key}_confidence", f"{capital(kind.title)}: mean confidence"
+    interval = mean_interval(sure, [1] * len(sure))
+    return Measure(key, title, kind.mean_confidence, "%", len(sure), interval, seed, "normal")
 
 
 def measured(test: Kind, kind: Kind, seed: int) -> list[Measure]:
@@ -210,19 +202,19 @@ def mark_of(least_auroc: float) -> Mark:
 
 def verdict(mark: Mark, test: Kind, worst: Kind, auroc: float, strange: list[Kind]) -> str:
     said = {
-        "holds": "it is less sure of it than of its own images",
+        "holds": "it is nearly always less sure than of its own images",
         "caution": "it is not always less sure",
         "fails": "it does not know",
     }[mark]
     surest = max(strange, key=lambda kind: kind.mean_confidence)
     also = ""
     if surest is not worst:
-        also = f" It is surest on {surest.title}: {percent(surest.mean_confidence)} on average."
+        also = f" It is surest of {surest.title}: {percent(surest.mean_confidence)} on average."
     return (
-        f"Asked about what is none of its classes, {said}: on {worst.title} it is "
-        f"{percent(worst.mean_confidence)} sure on average (on {test.title} "
-        f"{percent(test.mean_confidence)}), and its confidence tells the two apart in "
-        f"{percent(auroc)} of pairs, where 50 % is chance.{also}"
+        f"Asked about what is none of its classes, {said}: of {worst.title} it is "
+        f"{percent(worst.mean_confidence)} sure on average (of {test.title} "
+        f"{percent(test.mean_confidence)}), and in {percent(auroc)} of pairs it is surer of its "
+        f"own, where 50 % is chance.{also}"
     )
 
 
