@@ -35,7 +35,8 @@ FLAGGED = 0.01  # of the measured labels, called wrong by confident learning
 QUERIES_PER_N = 10  # images whose neighbours are looked for, for each of `n`
 NEIGHBOURS = 10  # that vote on a training label
 PAIRS, COPIES = 4, 20  # shown: nearest pairs, groups of copies
-DOUBTED, SHOWN = 0.5, (4, 8)  # belief up to which a label is shown; least and most of one split
+DOUBTED, SHOWN = 0.5, 8  # belief up to which labels are shown, and how many of a split
+FEW = 4  # of the measured split, whose errors Performance shows already
 MOST_CLASSES = 62  # in the picture of classes
 
 RULE = Words(
@@ -248,10 +249,10 @@ class Judged(NamedTuple):
     def disputed(self) -> int:
         return int((self.quality.given != self.quality.guessed).sum())
 
-    def doubtful(self, fewest: int) -> list[int]:
-        """Return the places of the least believed, of those that are not believed, if any."""
+    def doubtful(self) -> list[int]:
+        """Return the places of labels that are not believed, the least believed first."""
         number = int((self.quality.believed <= DOUBTED).sum())
-        shown: list[int] = self.quality.order[: min(max(number, fewest), SHOWN[1])].tolist()
+        shown: list[int] = self.quality.order[: min(number, SHOWN)].tolist()
         return shown
 
 
@@ -272,8 +273,8 @@ def doubtful_labels(subject: Subject, images: Images) -> Part:
     ]
     flagged, n = measured.quality.flagged or 0, len(measured.numbers)
     says = (
-        f"Where the model disagrees with a {measured.split} label ({measured.disputed:,} times), a "
-        f"cautious test finds the label wrong {flagged:,} times."
+        f"The model disagrees with {measured.disputed:,} {measured.split} labels, of which a "
+        f"cautious test calls {flagged or 'none'} wrong."
     )
     return Part(blocks, says, "caution" if flagged >= FLAGGED * n else "holds")
 
@@ -290,11 +291,11 @@ def measures_of(judged: Judged) -> list[Measure]:
 
 
 def lowest(names: list[str], judged: list[Judged]) -> Picture:
-    """Return the picture of the least believed labels of each split; the first has some."""
+    """Return the picture of the least believed labels; of the first split there are always some."""
     shown, titles = [], []
     for one in judged:
         of = one.quality
-        places = one.doubtful(SHOWN[0] if one is judged[0] else 0)
+        places = of.order[:FEW].tolist() if one is judged[0] else one.doubtful()
         shown.append(one.images[places].float() / 255)
         titles += [
             f"{one.split} {one.numbers[i]}\n{names[of.given[i]][:LONGEST]}: "
@@ -304,12 +305,12 @@ def lowest(names: list[str], judged: list[Judged]) -> Picture:
     return Picture(
         "data_labels",
         grid_picture(torch.cat(shown), titles),
-        f"The labels that are believed least, at most {SHOWN[1]} of a split, "
+        "The labels that are believed least: "
         + "; ".join(f"those of {one.split} {one.how}" for one in judged)
-        + ". Above each image: its number, counted from 0; the given label with its probability; "
-        f"the guess. Beyond the first {SHOWN[0]}, only labels believed "
-        f"{100 * DOUBTED:.0f} % or less are shown. A guess that looks right marks a wrong label; "
-        "one that looks wrong, a hard image.",
+        + f". Of {judged[0].split} {FEW}, more are among the errors below; of the others up to "
+        f"{SHOWN}, where they are believed {100 * DOUBTED:.0f} % or less. Above each image: its "
+        "number, counted from 0; the given label with its probability; the guess. A guess that "
+        "looks right marks a wrong label; one that looks wrong, a hard image.",
         f"{len(titles)} images whose labels are believed least: "
         + ", ".join(title.replace("\n", ", ") for title in titles[:5]),
     )
