@@ -191,9 +191,12 @@ def neighbourhood(subject: Subject, images: Images) -> Part:
     least, median = float(distances.min()), float(distances.median())
     measures = [
         share("nearest_accuracy", "accuracy of the nearest image alone", right, len(asked), seed),
-        fact("nearest_least", "least distance to the nearest image", least),
-        fact("nearest_median", "median distance to the nearest image", median),
-    ]
+        *(
+            Measure(f"nearest_{key}", f"{key} distance to the nearest image", value, "",
+                    len(asked), None, seed, "of these images: no interval")
+            for key, value in (("least", least), ("median", median))
+        ),
+    ]  # fmt: skip
     places = [(split, index) for split in known for index in range(images.count(split))]
     closest = distances.argsort(stable=True)[:PAIRS]
     titles, below = [], []

@@ -43,7 +43,8 @@ familiar (FPR at 95 % TPR): the share of strange images that are as sure as 95 %
 images; the test images are the positives there. Both again by the energy, -logsumexp of the \
 logits. Holds: by confidence, every kind is told apart in {100 * HOLDS_AUROC:.0f} % of pairs or \
 more. Fails: some kind in less than {100 * FAILS_AUROC:.0f} %. With care: between. A second set \
-with the same classes is shown beside them and does not count: those are images to be recognised."""
+with the same classes is shown beside them and does not count: those are images to be recognised. \
+The intervals are for more images of the same kind: two photographs say nothing of others."""
 
 
 @dataclass

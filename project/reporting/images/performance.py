@@ -125,7 +125,6 @@ def overall(subject: Subject, images: Images, split: str, of: Outcome) -> list[M
     drawn = resampled_averages(
         of.labels, of.predicted, num_classes, subject.generator("performance")
     )
-    how = f"bootstrap over images, {DRAWS:,} draws"
     found = [
         share("accuracy", "Accuracy", int(of.right.sum()), n),
         share(
@@ -136,15 +135,15 @@ def overall(subject: Subject, images: Images, split: str, of: Outcome) -> list[M
             "loss", "Loss (negative log-likelihood)", of.losses.mean().item(), "nats", n,
             mean_interval(of.losses.tolist(), [1] * n), None, "normal",
         ),
-        Measure(
-            "balanced_accuracy", "Balanced accuracy", averages.recall.item(), "%", n,
-            interval_95(drawn.recall), subject.seed, how,
-        ),
-        Measure(
-            "macro_f1", "F1, mean over classes", averages.f1.item(), "%", n,
-            interval_95(drawn.f1), subject.seed, how,
-        ),
     ]  # fmt: skip
+    for key, title, value, draws in (
+        ("balanced_accuracy", "Balanced accuracy", averages.recall.item(), drawn.recall),
+        ("macro_f1", "F1, mean over classes", averages.f1.item(), drawn.f1),
+    ):
+        interval, how = interval_95(draws), f"bootstrap over images, {DRAWS:,} draws"
+        if value in (0.0, 1.0):
+            interval, how = wilson_interval(round(value * n), n), "Wilson: no resample differs"
+        found.append(Measure(key, title, value, "%", n, interval, subject.seed, how))
     if num_classes > 10:
         best = images.logits(split).topk(5, dim=1).indices == of.labels[:, None]  # (N, 5)
         for k in (2, 5):
