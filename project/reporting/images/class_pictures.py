@@ -29,7 +29,7 @@ def class_picture(counts: dict[str, list[int]], class_names: list[str]) -> bytes
         rows = [place + lower for place in places]
         axes.plot(shares, rows, marker, color=colour, label=split, markersize=4)
     axes.set_yticks(places, class_names, fontsize=8)
-    axes.invert_yaxis()
+    axes.set_ylim(len(class_names) - 0.5, -0.5)
     axes.set_xlim(0, 1.05 * axes.get_xlim()[1])
     axes.tick_params(axis="x", labelsize=8)
     axes.set_xlabel("share of the split (%)", fontsize=9)

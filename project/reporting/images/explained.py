@@ -95,6 +95,11 @@ class Study:
             return math.inf, None
         return sum(sums) / sum(counts), mean_interval(sums, counts)
 
+    def likeness(self, name: str) -> str:
+        """Return what the maps of random weights are to those of the network."""
+        low = mean_over_draws(self.rho[name][:, -1])[1][0]
+        return "other" if self.follows(name) else "similar" if low > MOST_RHO else "unclear"
+
     def is_sound(self, name: str) -> bool:
         """Return whether a method follows the model and names what counts."""
         return self.follows(name) and self.is_faster(name)

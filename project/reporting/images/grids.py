@@ -12,7 +12,7 @@ from project.training.pictures import drawn, png
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LONGEST = 18  # letters of a class's name above one of four images; more would run into the next
+LONGEST = 14  # letters of a class name above one of four images; more would run into the next
 
 
 def grid_picture(images: Tensor, titles: list[str], columns: int = 4) -> bytes:

@@ -87,8 +87,8 @@ def judged(study: Study) -> tuple[Mark, str]:
     adds_up = study.incompleteness(MAIN)[0] < MOST_ERROR
     if not good:
         return "fails", (
-            f"Which pixels a class rests on cannot be shown: maps by {listed(bad)} look alike for "
-            "random weights, or name pixels that count no more than others."
+            f"Which pixels a class rests on cannot be shown: maps by {listed(bad)} are not seen to "
+            "depend on the weights, or name pixels that count no more than others."
         )
     best = MAIN if MAIN in good else min(good, key=study.without_a_quarter)
     shares = [f"{100 * study.without_a_quarter(name):.0f} %" for name in (best, "random")]
@@ -150,7 +150,7 @@ def table(study: Study) -> Table:
             reading = "faster than random" if study.is_faster(name) else "not better than random"
         if name in study.rho:
             rho = f"{study.last_rho(name):.2f}"
-            reading += f", {'other' if study.follows(name) else 'similar'} maps of random weights"
+            reading += f", {study.likeness(name)} maps of random weights"
         rows.append([title, *areas, rho, reading])
     head = ["method", "deletion (low is good)", "insertion (high is good)", "rho, random weights"]
     return Table([*head, "reading"], rows, "Methods side by side")
