@@ -28,7 +28,6 @@ from project.reporting.findings import (
     Words,
     missing,
 )
-from project.reporting.images.attribution_pictures import maps_picture
 from project.reporting.images.attributions import last_convolution
 from project.reporting.images.explained import (
     CONTROL,
@@ -41,7 +40,7 @@ from project.reporting.images.explained import (
     attributed,
     explained,
 )
-from project.reporting.images.grids import LONGEST
+from project.reporting.images.grids import LONGEST, maps_picture
 from project.reporting.subject import Images, Subject
 
 LEAST_RHO_OF_CONTROL = 0.3  # of guided backpropagation, above which the test is seen to work
