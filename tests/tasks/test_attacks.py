@@ -23,6 +23,7 @@ from project.tasks.attacks import (
     fgsm,
     is_right,
     pgd,
+    smallest_changes,
     strongest_pgd,
     uniform_like,
 )
@@ -174,6 +175,28 @@ def test_restarts_only_lower_accuracy_and_attack_what_stands(classifier, digits)
         assert not (more & ~fewer).any()
     assert rights[-1].sum() < rights[1].sum() < rights[0].sum()
     assert ends[-1] < ends[1] < 300  # the last restart was given fewer images
+
+
+def test_the_smallest_change_is_found_by_halving() -> None:
+    """Of a grey pixel that must rise by a known amount; each size is asked about at most once."""
+    needed = torch.tensor([0.03, 0.07, 0.15, 0.3, 0.45, 0.0])
+    images = (0.5 - needed).view(-1, 1, 1, 1)
+    labels = torch.zeros(6, dtype=torch.int64)
+    asked = 0
+
+    def classify(pixels: Tensor) -> Tensor:
+        nonlocal asked
+        asked += len(pixels) * pixels.requires_grad
+        rises = 50 * (pixels.flatten(1) - 0.499)
+        return torch.cat([-rises, rises], dim=1)
+
+    sizes = [0.05, 0.1, 0.2, 0.35, 0.4]
+    found, least = smallest_changes(classify, images, labels, sizes, steps=4)
+    expected = torch.tensor([0.05, 0.1, 0.2, 0.35, torch.inf, 0.0])
+    assert torch.equal(least, expected)
+    assert (found - images).flatten()[:4].le(least[:4] + 1e-6).all()
+    assert torch.equal(found[4:], images[4:])
+    assert asked <= 4 * 5 * 3  # steps, images that were right, halvings of five sizes
 
 
 def test_draws_are_those_of_the_generator_or_of_torch(classifier, digits) -> None:
