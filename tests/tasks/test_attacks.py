@@ -307,6 +307,13 @@ def test_training_on_attacked_images_makes_a_network_harder_to_fool(tmp_path) ->
     assert vars(again.attack) == vars(attack)
 
 
+def test_attacked_training_and_evaluation_in_half_precision(tmp_path) -> None:
+    attack = ProjectedGradientDescent(epsilon=0.1, steps=2, step_size=0.05)
+    task = fitted(tmp_path, attack, max_epochs=1, precision="bf16-true")
+    assert task.network.head.weight.dtype == torch.bfloat16
+    assert task.measured["robust_accuracy"]["count"] == 143
+
+
 def test_attacked_evaluation_counts_no_filler_and_needs_the_normalisation(tmp_path) -> None:
     task = ImageClassification(MLP(image_size=8, width=4), attack=ProjectedGradientDescent())
     batch = torch.randn(4, 1, 8, 8), torch.tensor([3, 1, -100, -100])
