@@ -275,9 +275,9 @@ def doubtful_labels(subject: Subject, images: Images) -> Part:
         words,
     ]
     flagged, n = measured.quality.flagged or 0, len(measured.numbers)
-    says = (
-        f"The model disagrees with {measured.disputed:,} {measured.split} labels, of which a "
-        f"cautious test calls {flagged or 'none'} wrong."
+    says = f"The model disagrees with {measured.disputed or 'none'} of their labels"
+    says += (
+        f", of which a cautious test calls {flagged or 'none'} wrong." if measured.disputed else "."
     )
     return Part(blocks, says, "caution" if flagged >= FLAGGED * n else "holds")
 
