@@ -141,8 +141,9 @@ def table(study: Study) -> Table:
     rows = []
     for name, title in TITLES.items():
         if name in study.absent:
-            rows.append([title, "not run", "", "", study.absent[name]])
+            rows.append([title, "not run", "", "", "", study.absent[name]])
             continue
+        quarter = f"{100 * study.without_a_quarter(name):.0f} %"
         areas = [f"{study.area(kind, name):.2f}" for kind in study.curves]
         rho, reading = "", "the control of deletion and insertion"
         if name != "random":
@@ -150,8 +151,14 @@ def table(study: Study) -> Table:
         if name in study.rho:
             rho = f"{study.last_rho(name):.2f}"
             reading += f", {study.likeness(name)} maps of random weights"
-        rows.append([title, *areas, rho, reading])
-    head = ["method", "deletion (low is good)", "insertion (high is good)", "rho, random weights"]
+        rows.append([title, quarter, *areas, rho, reading])
+    head = [
+        "method",
+        "probability without its first quarter",
+        "deletion (low is good)",
+        "insertion (high is good)",
+        "rho, random weights",
+    ]
     return Table([*head, "reading"], rows, "Methods side by side")
 
 
