@@ -121,22 +121,12 @@ def pgd(
     return attacked
 
 
-def fgsm(
-    classify: Classify,
-    images: Tensor,
-    labels: Tensor,
-    epsilon: Number,
-    *,
-    low: Number = 0.0,
-    high: Number = 1.0,
-) -> Tensor:
-    """Return images (B, C, H, W) after one step of `epsilon` up the sign of the gradient.
+def fgsm(classify: Classify, images: Tensor, labels: Tensor, epsilon: Number) -> Tensor:
+    """Return images (B, C, H, W) in [0, 1] after one step up the sign of the gradient.
 
     Source: Goodfellow et al. 2015, arXiv:1412.6572.
     """
-    return pgd(
-        classify, images, labels, epsilon, epsilon, 1, low=low, high=high, random_start=False
-    )
+    return pgd(classify, images, labels, epsilon, epsilon, 1, random_start=False)
 
 
 def strongest_pgd(
@@ -147,12 +137,9 @@ def strongest_pgd(
     step_size: Number,
     steps: int,
     restarts: int,
-    *,
-    low: Number = 0.0,
-    high: Number = 1.0,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Return images (B, C, H, W) that fool the classifier if one of some attacks found such.
+    """Return images (B, C, H, W) in [0, 1], those that fool if one of some attacks found such.
 
     Tried in this order: the image as it is, then `restarts` of `pgd` from random starts. What is
     fooled already is not attacked again; what never is, is returned as it is.
@@ -162,18 +149,9 @@ def strongest_pgd(
     for _ in range(restarts):
         if len(standing) == 0:
             break
-        attacked = pgd(
-            classify,
-            images[standing],
-            labels[standing],
-            epsilon,
-            step_size,
-            steps,
-            low=low,
-            high=high,
-            generator=generator,
-        )
-        is_fooled = ~is_right(classify, attacked, labels[standing])
+        x, y = images[standing], labels[standing]
+        attacked = pgd(classify, x, y, epsilon, step_size, steps, generator=generator)
+        is_fooled = ~is_right(classify, attacked, y)
         found[standing[is_fooled]] = attacked[is_fooled]
         standing = standing[~is_fooled]
     return found
@@ -224,14 +202,14 @@ def smallest_changes(
     labels: Tensor,
     epsilons: list[float],
     steps: int,
-    *,
     restarts: int = 1,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return, of images (n, C, H, W) in [0, 1], the least of some balls in which `pgd` fools each.
 
-    An image that is fooled in one ball is so in every larger one, and is not attacked again. The
-    size of a step is 2.5 `epsilon` / `steps`: enough to cross the ball (Madry et al. 2018).
+    The least is sought by halving, as a fooled image is so in every larger ball: one that stands
+    in a ball is not attacked in the smaller ones. The size of a step is 2.5 `epsilon` / `steps`:
+    enough to cross the ball (Madry et al. 2018).
 
     Args:
         epsilons: Rising.
@@ -240,28 +218,25 @@ def smallest_changes(
         The images that were found, the others as they were; and the epsilon of each, (n,): 0 for
         those that are wrong as they are, infinity for those that stand everywhere.
     """
-    found = images.detach().clone()
+    found, count = images.detach().clone(), len(epsilons)
     is_standing = is_right(classify, images, labels)
-    least = torch.zeros(len(images), device=images.device)
-    least[is_standing] = torch.inf
-    for epsilon in epsilons:
-        standing = least.isinf().nonzero().flatten()
-        if len(standing) == 0:
-            break
-        attacked = strongest_pgd(
-            classify,
-            images[standing],
-            labels[standing],
-            epsilon,
-            2.5 * epsilon / steps,
-            steps,
-            restarts,
-            generator=generator,
-        )
-        is_fooled = ~is_right(classify, attacked, labels[standing])
-        found[standing[is_fooled]] = attacked[is_fooled]
-        least[standing[is_fooled]] = epsilon
-    return found, least
+    first = torch.zeros(len(images), dtype=torch.int64, device=images.device)  # may yet fool each
+    last = torch.where(is_standing, count, 0)  # does fool each; `count`: none is known to
+    while (first < last).any():
+        tried = (first + last) // 2
+        for place in tried[first < last].unique().tolist():
+            asked = ((first < last) & (tried == place)).nonzero().flatten()
+            epsilon = epsilons[place]
+            step = 2.5 * epsilon / steps
+            attacked = strongest_pgd(
+                classify, images[asked], labels[asked], epsilon, step, steps, restarts, generator
+            )
+            is_fooled = ~is_right(classify, attacked, labels[asked])
+            found[asked[is_fooled]] = attacked[is_fooled]
+            last[asked[is_fooled]] = place
+            first[asked[~is_fooled]] = place + 1
+    least = torch.tensor([*epsilons, torch.inf], device=images.device)[first]
+    return found, torch.where(is_standing, least, 0)
 
 
 @torch.no_grad()

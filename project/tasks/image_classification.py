@@ -39,8 +39,9 @@ class ImageClassification(LightningModule):
         {val,test}/loss: Negative log-likelihood without label smoothing, nats per image.
         {val,test}/accuracy: Share of images predicted right, from exact counts over all batches
             and processes.
-        {val,test}/robust_accuracy: Share still right after the attack, float32 whatever the
-            precision; where there is an attack. The draws are the same in every evaluation.
+        {val,test}/robust_accuracy: Share still right after the attack, in the precision of the
+            weights, without autocast; where there is an attack. The draws are the same in every
+            evaluation.
 
     Args:
         network: Maps images (B, C, H, W) to logits (B, K).
@@ -117,7 +118,7 @@ class ImageClassification(LightningModule):
     ) -> Tensor:
         """Return normalised images (B, C, H, W), each changed so as to be mistaken."""
         assert self.attack is not None
-        low, high = self.pixel_limits = self.pixel_limits.to(images.device)
+        low, high = self.pixel_limits = self.pixel_limits.to(images)  # copied once
         return self.attack(self.network, images, labels, low, high, generator)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
@@ -198,7 +199,7 @@ class ImageClassification(LightningModule):
             return torch.zeros_like(labels, dtype=torch.bool)
         # Lightning evaluates in inference mode, whose tensors take no gradient: hence the clones.
         with torch.inference_mode(False), torch.autocast(images.device.type, enabled=False):
-            images, labels = images.clone().float(), labels.clone()
+            images, labels = images.clone(), labels.clone()
             draws = torch.Generator().manual_seed(batch_idx)
             return is_right(self.network, self.attacked(images, labels, draws), labels)
 

@@ -31,7 +31,7 @@ from project.reporting.faithfulness import (
     rank_correlation,
     removal_curve,
 )
-from project.reporting.images import attributions, interpretability
+from project.reporting.images import attributions, explained, interpretability
 from project.reporting.subject import Images, Subject
 
 BLACK = torch.zeros(1, 1, 1, 1)
@@ -350,9 +350,9 @@ def cases() -> Iterator[object]:
 
 @pytest.mark.parametrize("cls", list(cases()))
 def test_every_image_network_gets_through(cls, digits, monkeypatch) -> None:
-    monkeypatch.setattr(interpretability, "STEPS", 8)
+    monkeypatch.setattr(explained, "STEPS", 8)
     monkeypatch.setattr(interpretability, "SHOWN", 1)
-    monkeypatch.setattr(interpretability, "REDRAWS", 2)
+    monkeypatch.setattr(explained, "REDRAWS", 2)
     network = cls(in_channels=1, image_size=8, num_classes=10)
     section = interpretability.section(subject_of(network, digits))
     assert section.mark in ("holds", "caution", "fails")
@@ -369,8 +369,18 @@ def test_every_image_network_gets_through(cls, digits, monkeypatch) -> None:
     }
 
 
+def test_a_network_that_says_the_same_of_everything_explains_nothing(digits, monkeypatch) -> None:
+    """As ours do before any training: their heads are zero."""
+    monkeypatch.setattr(explained, "STEPS", 4)
+    subject = subject_of(MLP(image_size=8, width=16), digits)
+    subject.network.head.weight.zero_()
+    section = interpretability.section(subject)
+    assert section.mark == "fails"
+    assert section.measure("completeness_integrated_gradients").value is None
+
+
 def test_a_section_is_a_function_of_its_seed(digits, monkeypatch) -> None:
-    monkeypatch.setattr(interpretability, "STEPS", 4)
+    monkeypatch.setattr(explained, "STEPS", 4)
     monkeypatch.setattr(interpretability, "SHOWN", 1)
     network = MLP(image_size=8, width=16)
     first, second = (interpretability.section(subject_of(network, digits)) for _ in range(2))
@@ -403,4 +413,5 @@ def test_explanations_of_a_linear_classifier_hold_and_shuffled_ones_do_not(
         monkeypatch.setattr(attributions, name, shuffled)
     section = interpretability.section(subject)
     assert section.mark == "fails"
-    assert "says little" in section.verdict
+    assert "cannot be shown" in section.verdict
+    assert "integrated gradients" in section.verdict

@@ -176,6 +176,17 @@ def test_classes_are_set_against_all_others() -> None:
     assert [c.is_left_behind for c in (third, first, second)] == [True, False, False]
 
 
+def test_a_verdict_says_no_more_than_was_sought(trained) -> None:
+    subject, _ = trained
+    of = performance.outcome(subject.images.logits("test"), subject.images.labels("test"))
+    missing = [performance.missing("decided_alone", "", "not sought")]
+    low = performance.share("accuracy", "", 70, 100)
+    assert performance.of_confident(low, missing, of, "val") == ""
+    assert "No confidence was found" in performance.of_confident(low, missing, of, "test")
+    chance = performance.share("majority", "", 65, 100)
+    assert performance.verdict_of([low, chance], missing, of, [], "test").startswith("Not shown")
+
+
 def test_marks_follow_their_rule() -> None:
     share = performance.share
     good = [performance.ClassResult(str(c), 99, 100, 99, 0.99, 1.0) for c in range(3)]
@@ -211,7 +222,8 @@ def test_a_network_without_an_error(trained, monkeypatch) -> None:
     monkeypatch.setattr(subject.images, "logits", perfect.__getitem__)
     section = performance.section(subject)
     assert section.mark == "holds"
-    assert section.measure("accuracy").interval_95 == wilson_interval(359, 359)
+    for key in ("accuracy", "balanced_accuracy", "macro_f1"):  # certain of nothing
+        assert section.measure(key).interval_95 == wilson_interval(359, 359)
     told = calibration.section(subject).measure("temperature")
     assert told.value is None
     assert "143 validation images are predicted right" in told.how

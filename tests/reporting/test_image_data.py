@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from project.data.image_sets import ImageSet, LabelledImages, stratified_folds
 from project.data.images import ImageData
 from project.reporting.findings import Picture, Section, Words
-from project.reporting.images import data_pictures, neighbours
-from project.reporting.images.data import moved_share, section
+from project.reporting.images import data, neighbours
+from project.reporting.images.data import Judged, moved_share, section
 from project.reporting.images.label_quality import from_folds, label_quality
 from project.reporting.images.neighbours import Neighbours, class_shares, nearest, same_images
 from project.reporting.subject import Images, Subject, open_subject
@@ -64,8 +64,8 @@ def subject_of(dataset: ImageSet, n: int = 1000, **options) -> Subject:
 @pytest.fixture
 def undrawn(monkeypatch) -> None:
     """Draw no pictures, which takes most of the time."""
-    for name in ("class_picture", "pairs_picture", "labels_picture"):
-        monkeypatch.setattr(data_pictures, name, lambda *arguments: b"")
+    for name in ("class_picture", "grid_picture"):
+        monkeypatch.setattr(data, name, lambda *arguments: b"")
 
 
 def value(found: Section, key: str) -> float:
@@ -213,8 +213,7 @@ def test_sound_images_hold() -> None:
     for split in ("train", "val", "test"):
         assert value(found, f"disputed_{split}") == value(found, f"flagged_{split}") == 0
     pictures = {block.name for block in found.blocks if isinstance(block, Picture)}
-    labels = {f"data_labels_{split}" for split in ("train", "val", "test")}
-    assert pictures == {"data_classes", "data_nearest"} | labels
+    assert pictures == {"data_classes", "data_nearest", "data_labels"}
     keys = [measure.key for measure in found.measures()]
     assert len(keys) == len(set(keys))
 
@@ -261,6 +260,18 @@ def test_wrong_labels_of_each_split_are_found() -> None:
     wrong = 12  # of 240, now in train or val
     disputed = value(found, "disputed_train") * value(found, "images_train")
     assert disputed + value(found, "disputed_val") * value(found, "images_val") == wrong
+
+
+@pytest.mark.parametrize(("wrong", "shown"), [(0, 0), (6, 6), (40, 8)])
+def test_labels_that_are_believed_are_not_shown(wrong: int, shown: int) -> None:
+    labels = torch.arange(90) % 3
+    probabilities = 0.1 + 0.7 * torch.eye(3)[labels]
+    labels[:wrong] = (labels[:wrong] + 1) % 3
+    judged = Judged("train", label_quality(labels, probabilities), noise(90), labels, "by hand")
+    places = judged.doubtful()
+    assert len(places) == shown
+    assert set(places) <= set(range(wrong))
+    assert judged.disputed == wrong
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -23,6 +23,7 @@ from project.tasks.attacks import (
     fgsm,
     is_right,
     pgd,
+    smallest_changes,
     strongest_pgd,
     uniform_like,
 )
@@ -176,6 +177,28 @@ def test_restarts_only_lower_accuracy_and_attack_what_stands(classifier, digits)
     assert ends[-1] < ends[1] < 300  # the last restart was given fewer images
 
 
+def test_the_smallest_change_is_found_by_halving() -> None:
+    """Of a grey pixel that must rise by a known amount; each size is asked about at most once."""
+    needed = torch.tensor([0.03, 0.07, 0.15, 0.3, 0.45, 0.0])
+    images = (0.5 - needed).view(-1, 1, 1, 1)
+    labels = torch.zeros(6, dtype=torch.int64)
+    asked = 0
+
+    def classify(pixels: Tensor) -> Tensor:
+        nonlocal asked
+        asked += len(pixels) * pixels.requires_grad
+        rises = 50 * (pixels.flatten(1) - 0.499)
+        return torch.cat([-rises, rises], dim=1)
+
+    sizes = [0.05, 0.1, 0.2, 0.35, 0.4]
+    found, least = smallest_changes(classify, images, labels, sizes, steps=4)
+    expected = torch.tensor([0.05, 0.1, 0.2, 0.35, torch.inf, 0.0])
+    assert torch.equal(least, expected)
+    assert (found - images).flatten()[:4].le(least[:4] + 1e-6).all()
+    assert torch.equal(found[4:], images[4:])
+    assert asked <= 4 * 5 * 3  # steps, images that were right, halvings of five sizes
+
+
 def test_draws_are_those_of_the_generator_or_of_torch(classifier, digits) -> None:
     images, labels = (part[:20] for part in digits)
     attack = functools.partial(pgd, classifier, images, labels, 0.1, 0.05, 1)
@@ -282,6 +305,13 @@ def test_training_on_attacked_images_makes_a_network_harder_to_fool(tmp_path) ->
     robust.trainer.save_checkpoint(path)
     again, _ = rebuild(read(path), [])
     assert vars(again.attack) == vars(attack)
+
+
+def test_attacked_training_and_evaluation_in_half_precision(tmp_path) -> None:
+    attack = ProjectedGradientDescent(epsilon=0.1, steps=2, step_size=0.05)
+    task = fitted(tmp_path, attack, max_epochs=1, precision="bf16-true")
+    assert task.network.head.weight.dtype == torch.bfloat16
+    assert task.measured["robust_accuracy"]["count"] == 143
 
 
 def test_attacked_evaluation_counts_no_filler_and_needs_the_normalisation(tmp_path) -> None:

@@ -91,38 +91,18 @@ def chosen_epsilons(subject: Subject, channels: int) -> tuple[dict[str, float], 
 def attack(subject: Subject, images: Images, pixels: Tensor, labels: Tensor) -> Attacked:
     epsilons, told = chosen_epsilons(subject, pixels.shape[1])
     sizes, generator = list(epsilons.values()), subject.generator("attack")
-    least = []
+    classifier, least = images.classifier, []
     parts = list(zip(pixels.split(CHUNK), labels.split(CHUNK), strict=True))
-    for part, part_labels in subject.track(parts, f"attacking with PGD-{STEPS}"):
-        least.append(
-            smallest_changes(
-                images.classifier,
-                part,
-                part_labels,
-                sizes,
-                STEPS,
-                restarts=RESTARTS,
-                generator=generator,
-            )[1]
-        )
+    for x, y in subject.track(parts, f"attacking with PGD-{STEPS}"):
+        least.append(smallest_changes(classifier, x, y, sizes, STEPS, RESTARTS, generator)[1])
     fast, noisy = {}, {}
     for name, epsilon in subject.track(epsilons.items(), "attacking with FGSM", len(epsilons)):
-        fast[name] = torch.cat(
-            [
-                is_right(images.classifier, fgsm(images.classifier, part, y, epsilon), y)
-                for part, y in parts
-            ]
-        )
+        right = [is_right(classifier, fgsm(classifier, x, y, epsilon), y) for x, y in parts]
+        fast[name] = torch.cat(right).cpu()
         signs = 2 * (uniform_like(pixels, generator) < 0.5).float() - 1
         moved = images.classify((pixels + epsilon * signs).clamp(0, 1))
         noisy[name] = moved.argmax(dim=1) == labels.cpu()
-    return Attacked(
-        epsilons,
-        told,
-        torch.cat(least).cpu(),
-        {name: right.cpu() for name, right in fast.items()},
-        noisy,
-    )
+    return Attacked(epsilons, told, torch.cat(least).cpu(), fast, noisy)
 
 
 def closer_look(
@@ -155,7 +135,7 @@ def closer_look(
     if counts["stands"]:
         x, y = pixels[stands.to(pixels.device)], labels[stands.to(labels.device)]
         settings = (2.5 * epsilon / STRONG_STEPS, STRONG_STEPS, STRONG_RESTARTS)
-        found = strongest_pgd(classify, x, y, epsilon, *settings, generator=generator)
+        found = strongest_pgd(classify, x, y, epsilon, *settings, generator)
         strong = is_right(classify, found, y)
         found = square_search(classify, x, y, epsilon, QUERIES, generator)
         searched = is_right(classify, found, y)

@@ -4,11 +4,11 @@ Shape letters: N images of a split, M of train and validation together, K classe
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from project.data.images import ImageData
 from project.reporting.findings import (
     Block,
     Figures,
@@ -20,9 +20,11 @@ from project.reporting.findings import (
     Words,
     fact,
     missing,
+    percent,
     share,
 )
-from project.reporting.images import data_pictures as pictures
+from project.reporting.images.class_pictures import class_picture
+from project.reporting.images.grids import LONGEST, grid_picture
 from project.reporting.images.label_quality import LabelQuality, from_folds, label_quality
 from project.reporting.images.neighbours import class_shares, nearest, same_images
 from project.reporting.subject import Images, Subject
@@ -32,12 +34,10 @@ IMBALANCE = 10.0  # largest class over smallest
 FLAGGED = 0.01  # of the measured labels, called wrong by confident learning
 QUERIES_PER_N = 10  # images whose neighbours are looked for, for each of `n`
 NEIGHBOURS = 10  # that vote on a training label
-PAIRS, SHOWN, ROWS = 5, 20, 20  # in the pictures of pairs and labels, in the table of copies
+PAIRS, COPIES = 4, 20  # shown: nearest pairs, groups of copies
+DOUBTED, SHOWN = 0.5, 8  # belief up to which labels are shown, and how many of a split
+FEW = 4  # of the measured split, whose errors Performance shows already
 MOST_CLASSES = 62  # in the picture of classes
-COUNTED = {  # by the numbers of images
-    split: f"the {split} images, which are cut from the training images and keep their order,"
-    for split in ("train", "val")
-}
 
 RULE = Words(
     f"The mark: fails where {100 * COPIED_FAILS:.0f} % or more of the test images are copies of "
@@ -108,7 +108,7 @@ def classes(images: Images) -> Part:
         blocks.append(
             Picture(
                 "data_classes",
-                pictures.class_picture(counts, names),
+                class_picture(counts, names),
                 "Share of each class in each split. Marks of a row that lie together: the splits "
                 "have the class alike; rows far apart: the classes are of different size.",
                 f"Share of {len(names)} classes by split; the largest training class has "
@@ -156,12 +156,12 @@ def copies(images: Images) -> Part:
     blocks: list[Block] = [Figures(measures, "Copies, equal in every pixel (SHA-256)")]
     if groups:
         telling = sorted(groups, key=lambda g: (g not in conflicts, g not in across))
-        rows = [copies_row(group, labels, images.class_names) for group in telling[:ROWS]]
+        rows = [copies_row(group, labels, images.class_names) for group in telling[:COPIES]]
         blocks.append(
             Table(["images", "labels"], rows, f"{len(rows)} of {len(groups):,} groups of copies")
         )
     says = f"Of {n:,} {measured} images {leaked or 'none'} {'are' if leaked > 1 else 'is'} "
-    says += f"also in {others}, pixel for pixel."
+    says += f"also in {others}, equal in every pixel."
     if conflicts:
         says += f" {len(conflicts):,} groups of equal images have different labels."
     mark: Mark = "caution" if across or conflicts else "holds"
@@ -191,35 +191,36 @@ def neighbourhood(subject: Subject, images: Images) -> Part:
     least, median = float(distances.min()), float(distances.median())
     measures = [
         share("nearest_accuracy", "accuracy of the nearest image alone", right, len(asked), seed),
-        fact("nearest_least", "least distance to the nearest image", least),
-        fact("nearest_median", "median distance to the nearest image", median),
-    ]
+        *(
+            Measure(f"nearest_{key}", f"{key} distance to the nearest image", value, "",
+                    len(asked), None, seed, "of these images: no interval")
+            for key, value in (("least", least), ("median", median))
+        ),
+    ]  # fmt: skip
     places = [(split, index) for split in known for index in range(images.count(split))]
-    pairs, texts = [], []
-    for i in distances.argsort(stable=True)[:PAIRS].tolist():
+    closest = distances.argsort(stable=True)[:PAIRS]
+    titles, below = [], []
+    for i in closest.tolist():
         split, index = places[indices[i]]
         label = images.class_names[int(images.labels(measured)[asked[i]])]
         other = images.class_names[int(labels[indices[i]])]
-        pairs.append((pixels[i], searched[indices[i]]))
-        texts.append(
-            (f"{measured} {asked[i]}\n{label}", f"{split} {index}\n{other}", f"{distances[i]:.3f}")
-        )
+        titles.append(f"{measured} {asked[i]}\n{label[:LONGEST]}")
+        below.append(f"{split} {index}\n{other[:LONGEST]}\ndistance {distances[i]:.3f}")
+    pairs = torch.cat([pixels[closest], searched[indices[closest]]]).float() / 255
     picture = Picture(
         "data_nearest",
-        pictures.pairs_picture(pairs, texts),
-        f"The {len(pairs)} nearest pairs: above an image of {measured}, below the image of "
-        f"{' or '.join(known)} that is nearest, each with its place in its split and its label; "
-        f"at the foot their distance. The median of all is {median:.2f}: a pair far below it that "
-        "shows the same thing twice may be one thing recorded twice.",
-        f"{len(pairs)} pairs of {measured} images and their nearest; least distance {least:.3f}.",
+        grid_picture(pairs, titles + below, len(closest)),
+        f"The {len(closest)} nearest pairs: above an image of {measured}, below the image of "
+        f"{' or '.join(known)} that is nearest, each with its place in its split and its label. "
+        f"The median distance of all is {median:.2f}: a pair far below it that shows the same "
+        "thing twice may be one thing recorded twice.",
+        f"{len(closest)} pairs of {measured} images and their nearest; least distance {least:.3f}.",
     )
-    accuracy = measures[0].number()
     words = Words(
         "Distance is Euclidean over all pixels in [0, 1]. The accuracy of the nearest image alone "
         "says how hard the set is without any learning: what a network adds begins above it."
     )
-    says = f"Taking the label of the nearest known image is right for {accuracy}."
-    return Part([Figures(measures, "Nearest images"), picture, words], says)
+    return Part([Figures(measures, "Nearest images"), picture, words])
 
 
 def chosen(subject: Subject, images: Images, split: str, name: str) -> tuple[Tensor, int | None]:
@@ -230,97 +231,115 @@ def chosen(subject: Subject, images: Images, split: str, name: str) -> tuple[Ten
     return images.sample(split, most, subject.generator(f"data {name}")), subject.seed
 
 
+class Judged(NamedTuple):
+    """Labels of a split, and how far they are believed.
+
+    Attributes:
+        images: uint8 (N, C, H, W), of the same images as `quality`.
+        numbers: Of those in their split, or in the official order, int64 (N,).
+        how: Who judged them.
+        seed: Where they were drawn from more.
+    """
+
+    split: str
+    quality: LabelQuality
+    images: Tensor
+    numbers: Tensor
+    how: str
+    seed: int | None = None
+
+    @property
+    def disputed(self) -> int:
+        return int((self.quality.given != self.quality.guessed).sum())
+
+    def doubtful(self) -> list[int]:
+        """Return the places of labels that are not believed, the least believed first."""
+        number = int((self.quality.believed <= DOUBTED).sum())
+        shown: list[int] = self.quality.order[: min(number, SHOWN)].tolist()
+        return shown
+
+
 def doubtful_labels(subject: Subject, images: Images) -> Part:
     """Rank the labels of each split by how little they are believed out of sample."""
-    measures, blocks = training_labels(subject, images)
+    judged = []
     for split in [split for split in images.splits if split != "train"]:
         quality = label_quality(images.labels(split), images.logits(split).softmax(1))
-        measures += measures_of(split, quality)
         pixels, numbers = images.data.splits[split].images.cpu(), torch.arange(images.count(split))
-        how, counted = "by the model's own probabilities", COUNTED.get(split, f"the {split} images")
-        blocks.append(lowest(images.class_names, split, quality, pixels, numbers, how, counted))
-        if split == images.measured_split:
-            flagged, disputed = quality.flagged or 0, int((quality.given != quality.guessed).sum())
-            mark: Mark = "caution" if flagged >= FLAGGED * len(numbers) else "holds"
-            says = (
-                f"The model disputes {disputed:,} {split} labels, of which confident learning "
-                f"calls {flagged or 'none'} wrong: look at the least believed."
-            )
-    return Part([Figures(measures, "Labels in doubt"), *blocks], says, mark)
+        judged.append(Judged(split, quality, pixels, numbers, "by the model's own probabilities"))
+    judged.sort(key=lambda one: one.split != images.measured_split)
+    training, words = training_labels(subject, images)
+    measured = judged[0]
+    blocks: list[Block] = [
+        Figures([m for one in (*judged, training) for m in measures_of(one)], "Labels in doubt"),
+        lowest(images.class_names, [*judged, training]),
+        words,
+    ]
+    flagged, n = measured.quality.flagged or 0, len(measured.numbers)
+    says = f"The model disagrees with {measured.disputed or 'none'} of their labels"
+    says += (
+        f", of which a cautious test calls {flagged or 'none'} wrong." if measured.disputed else "."
+    )
+    return Part(blocks, says, "caution" if flagged >= FLAGGED * n else "holds")
 
 
-def measures_of(name: str, quality: LabelQuality, seed: int | None = None) -> list[Measure]:
-    n = len(quality.given)
-    other = int((quality.given != quality.guessed).sum())
+def measures_of(judged: Judged) -> list[Measure]:
+    name, n, seed = judged.split, len(judged.numbers), judged.seed
     title = f"{name} labels that are not the likeliest class"
-    measures = [share(f"disputed_{name}", title, other, n, seed)]
+    measures = [share(f"disputed_{name}", title, judged.disputed, n, seed)]
     title = f"{name} labels called wrong by confident learning"
-    if quality.flagged is None:
+    if judged.quality.flagged is None:
         why = "only the probability of the given label was kept"
         return [*measures, missing(f"flagged_{name}", title, why)]
-    return [*measures, share(f"flagged_{name}", title, quality.flagged, n, seed)]
+    return [*measures, share(f"flagged_{name}", title, judged.quality.flagged, n, seed)]
 
 
-def lowest(
-    names: list[str],
-    split: str,
-    quality: LabelQuality,
-    images: Tensor,
-    numbers: Tensor,
-    how: str,
-    counted: str,
-) -> Picture:
-    """Return the picture of the least believed labels of a split.
-
-    Args:
-        names: Of the classes.
-        images, numbers: What `quality` is of: uint8 (N, C, H, W), and their numbers int64 (N,).
-        how: They were judged.
-        counted: What the numbers count.
-    """
-    places = quality.order[:SHOWN]
-    texts = [
-        f"no. {numbers[i]}\n{names[quality.given[i]]}: {100 * quality.believed[i]:.2g} %\n"
-        f"guess {names[quality.guessed[i]]}"
-        for i in places
-    ]
-    differ = int((quality.given[places] != quality.guessed[places]).sum())
+def lowest(names: list[str], judged: list[Judged]) -> Picture:
+    """Return the picture of the least believed labels; of the first split there are always some."""
+    shown, titles = [], []
+    for one in judged:
+        of = one.quality
+        places = of.order[:FEW].tolist() if one is judged[0] else one.doubtful()
+        shown.append(one.images[places].float() / 255)
+        titles += [
+            f"{one.split} {one.numbers[i]}\n{names[of.given[i]][:LONGEST]}: "
+            f"{percent(of.believed[i])} %\nguess {names[of.guessed[i]][:LONGEST]}"
+            for i in places
+        ]
     return Picture(
-        f"data_labels_{split}",
-        pictures.labels_picture(images[torch.from_numpy(places)], texts),
-        f"The {len(places)} labels of {split} that are believed least, {how}. Above each its "
-        "number, the given label with its probability, and the guess. A guess "
-        "that looks right marks a wrong label; one that looks wrong, a hard image. The numbers "
-        f"count {counted} from 0.",
-        f"{len(places)} images of {split} whose labels are believed least; the guess differs from "
-        f"the label in {differ}.",
+        "data_labels",
+        grid_picture(torch.cat(shown), titles),
+        "The labels that are believed least: "
+        + "; ".join(f"those of {one.split} {one.how}" for one in judged)
+        + f". Of {judged[0].split} {FEW}, more are among the errors below; of the others up to "
+        f"{SHOWN}, where they are believed {100 * DOUBTED:.0f} % or less. Above each image: its "
+        "number, counted from 0; the given label with its probability; the guess. A guess that "
+        "looks right marks a wrong label; one that looks wrong, a hard image.",
+        f"{len(titles)} images whose labels are believed least: "
+        + ", ".join(title.replace("\n", ", ") for title in titles[:5]),
     )
 
 
-def training_labels(subject: Subject, images: Images) -> tuple[list[Measure], list[Block]]:
-    """Rank the training labels by the runs of other folds, else by their nearest neighbours."""
-    data: ImageData = images.data
-    names, why = images.class_names, "the run is not one of a k-fold set"
+def training_labels(subject: Subject, images: Images) -> tuple[Judged, Words]:
+    """Judge the training labels by the runs of other folds, else by their nearest neighbours."""
+    data, why = images.data, "the run is not one of a k-fold set"
     if data.num_folds is not None:
         everything, _ = data.dataset.load(data.root)  # in the official order
         folds = from_folds(subject.run, everything.labels, data.num_folds, data.split_seed)
         if folds.quality is not None:
             numbers = torch.arange(len(everything.labels))
             how = f"by the {folds.why} of the k-fold set, each asked of the fold it left out"
-            counted = "the images of train and val together, in their official order,"
-            picture = lowest(
-                names, "train", folds.quality, everything.images, numbers, how, counted
+            words = Words(
+                "The training labels are those of train and validation together, numbered in "
+                "their official order."
             )
-            return measures_of("train", folds.quality), [picture]
+            return Judged("train", folds.quality, everything.images, numbers, how), words
         why = folds.why
-    train = data.splits["train"]
-    pixels = train.images.cpu()
+    pixels, labels = data.splits["train"].images.cpu(), images.labels("train")
     asked, seed = chosen(subject, images, "train", "labels")
     found = nearest(
         pixels[asked], pixels, NEIGHBOURS, own=asked, device=images.device, track=subject.track
     )
-    labels = images.labels("train")
-    shares = class_shares(found, labels, len(names))
+    shares = class_shares(found, labels, len(images.class_names))
     quality = label_quality(labels[asked], shares, tie=found.distances.mean(1))
     k = found.indices.shape[1]
     of_all = "all" if seed is None else f"{len(asked):,} of the"
@@ -328,8 +347,9 @@ def training_labels(subject: Subject, images: Images) -> tuple[list[Measure], li
         f"The training labels ({of_all} {len(labels):,}) are judged by the {k} nearest other "
         f"training images, weighted by 1 / distance, since {why} and the model has learnt its own "
         "training labels, errors included. Neighbours are a weaker judge than a network; the runs "
-        "of a k-fold set (python -m project.train --data.num_folds 5 --folds 0..4) are a better."
+        "of a k-fold set (python -m project.train --data.num_folds 5 --folds 0..4) are a better. "
+        "Train and validation images keep the order in which they lie in the set, without those "
+        "of the other."
     )
     how = f"by the votes of the {k} nearest other training images"
-    picture = lowest(names, "train", quality, pixels[asked], asked, how, COUNTED["train"])
-    return measures_of("train", quality, seed), [words, picture]
+    return Judged("train", quality, pixels[asked], asked, how, seed), words

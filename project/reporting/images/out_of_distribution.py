@@ -27,14 +27,15 @@ from project.reporting.findings import (
     with_unit,
 )
 from project.reporting.images import strangers
+from project.reporting.images.grids import LONGEST, grid_picture
 from project.reporting.separation import separation
 from project.reporting.subject import Images, Subject
 from project.training.intervals import mean_interval
+from project.training.pictures import drawn, png
 
 NAME, TITLE = "out_of_distribution", "Out of distribution"
 HOLDS_AUROC = 0.95  # the least of any kind of strange images, by confidence, for "holds"
 FAILS_AUROC = 0.80  # below it for any kind: "fails"
-NUM_KINDS = 8
 RULE = f"""\
 Each kind of strange images is compared with test images, in pairs. Told apart in pairs (AUROC): \
 how often the strange image of a pair gets the lower confidence; 50 % is chance. Taken for \
@@ -42,7 +43,8 @@ familiar (FPR at 95 % TPR): the share of strange images that are as sure as 95 %
 images; the test images are the positives there. Both again by the energy, -logsumexp of the \
 logits. Holds: by confidence, every kind is told apart in {100 * HOLDS_AUROC:.0f} % of pairs or \
 more. Fails: some kind in less than {100 * FAILS_AUROC:.0f} %. With care: between. A second set \
-with the same classes is shown beside them and does not count: those are images to be recognised."""
+with the same classes is shown beside them and does not count: those are images to be recognised. \
+The intervals are for more images of the same kind: two photographs say nothing of others."""
 
 
 @dataclass
@@ -133,7 +135,7 @@ def kinds_beside(subject: Subject, images: Images, test: Tensor) -> Iterator[Kin
     yield Kind("inverted", "inverted images", 1 - test, are_pairs=True)
     shuffled = strangers.block_shuffled(test, draws[3])
     yield Kind("blocks", "images with blocks shuffled", shuffled, are_pairs=True)
-    yield Kind("photographs", "pieces of photographs", strangers.photographs(test, draws[4]))
+    yield Kind("photographs", "pieces of two photographs", strangers.photographs(test, draws[4]))
     others = strangers.other_sets(images.data.dataset, images.data.root)
     for key, title in (("other", "a set with other classes"), ("same", "the same classes")):
         if key not in others:
@@ -158,17 +160,10 @@ def kinds_beside(subject: Subject, images: Images, test: Tensor) -> Iterator[Kin
 
 
 def confidence_of(kind: Kind, seed: int) -> Measure:
-    confidence = kind.confidence.tolist()
-    return Measure(
-        f"{kind.key}_confidence",
-        f"{capital(kind.title)}: mean confidence",
-        kind.mean_confidence,
-        "%",
-        len(confidence),
-        mean_interval(confidence, [1] * len(confidence)),
-        seed,
-        "normal",
-    )
+    sure = kind.confidence.tolist()
+    key, title = f"{kind.key}_confidence", f"{capital(kind.title)}: mean confidence"
+    interval = mean_interval(sure, [1] * len(sure))
+    return Measure(key, title, kind.mean_confidence, "%", len(sure), interval, seed, "normal")
 
 
 def measured(test: Kind, kind: Kind, seed: int) -> list[Measure]:
@@ -208,19 +203,19 @@ def mark_of(least_auroc: float) -> Mark:
 
 def verdict(mark: Mark, test: Kind, worst: Kind, auroc: float, strange: list[Kind]) -> str:
     said = {
-        "holds": "it is less sure of it than of its own images",
+        "holds": "it is nearly always less sure than of its own images",
         "caution": "it is not always less sure",
         "fails": "it does not know",
     }[mark]
     surest = max(strange, key=lambda kind: kind.mean_confidence)
     also = ""
     if surest is not worst:
-        also = f" It is surest on {surest.title}: {percent(surest.mean_confidence)} on average."
+        also = f" It is surest of {surest.title}: {percent(surest.mean_confidence)} on average."
     return (
-        f"Asked about what is none of its classes, {said}: on {worst.title} it is "
-        f"{percent(worst.mean_confidence)} sure on average (on {test.title} "
-        f"{percent(test.mean_confidence)}), and its confidence tells the two apart in "
-        f"{percent(auroc)} of pairs, where 50 % is chance.{also}"
+        f"Asked about what is none of its classes, {said}: of {worst.title} it is "
+        f"{percent(worst.mean_confidence)} sure on average (of {test.title} "
+        f"{percent(test.mean_confidence)}), and in {percent(auroc)} of pairs it is surer of its "
+        f"own, where 50 % is chance.{also}"
     )
 
 
@@ -233,9 +228,7 @@ def table(test: Kind, kinds: list[Kind], measures: dict[str, list[Measure]]) -> 
 
 def distributions(test: Kind, kinds: list[Kind]) -> Picture:
     """Draw how confidence and energy are spread over each kind, a row a kind."""
-    from matplotlib.figure import Figure  # half a second: not needed to train
-
-    from project.training.pictures import drawn, png
+    from matplotlib.figure import Figure
 
     shown = [test, *kinds]
     figure = Figure(figsize=(5, 0.8 + 0.55 * len(shown)), dpi=150, layout="constrained")
@@ -276,30 +269,18 @@ def distributions(test: Kind, kinds: list[Kind]) -> Picture:
 
 def surest(images: Images, test: Kind, kinds: list[Kind]) -> Picture:
     """Draw of each kind the image that the network is surest of."""
-    from matplotlib.figure import Figure
-
-    from project.training.pictures import drawn, png
-
-    shown = [test, *kinds]
-    columns = 3
-    rows = -(-len(shown) // columns)
-    figure = Figure(figsize=(4.2, 1.75 * rows), dpi=150, layout="constrained")
-    said = []
-    for axes in (grid := figure.subplots(rows, columns, squeeze=False)).flat:
-        axes.axis("off")
-    for axes, kind in zip(grid.flat, shown, strict=False):
+    shown, titles = [], []
+    for kind in (test, *kinds):
         best = int(kind.confidence.argmax())
-        image = kind.pixels[best] if kind.pixels.shape[1] == 3 else kind.pixels[best, :1]
-        axes.imshow(image.permute(1, 2, 0).squeeze(2).numpy(), cmap="gray", vmin=0, vmax=1)
-        name = images.class_names[int(kind.predicted[best])]
-        said.append(f"{kind.title}: {name}, {percent(kind.confidence[best].item())}")
-        axes.set_title(f"{wrapped(kind.title)}\n{name!r}, {said[-1].split()[-2]} %", fontsize=8)
+        shown.append(kind.pixels[best])
+        name = images.class_names[int(kind.predicted[best])][:LONGEST]
+        titles.append(f"{wrapped(kind.title)}\n{name}, {percent(kind.confidence[best].item())}")
     return Picture(
         "out_of_distribution_surest",
-        png(drawn(figure)),
+        grid_picture(torch.stack(shown), titles, 3),
         "Of each kind, the image that the network is surest of, with the class that it names and "
         "its confidence.",
-        "The surest answer to each kind: " + "; ".join(said),
+        "The surest answer to each kind: " + "; ".join(" ".join(title.split()) for title in titles),
     )
 
 

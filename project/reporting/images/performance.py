@@ -28,9 +28,11 @@ from project.reporting.findings import (
     digits,
     fact,
     missing,
+    percent,
     share,
 )
-from project.reporting.images.mistakes import confusion_picture, errors_picture
+from project.reporting.images.class_pictures import confusion_picture
+from project.reporting.images.grids import LONGEST, grid_picture
 from project.reporting.recorded import recorded
 from project.reporting.subject import Images, Subject
 from project.training.intervals import mean_interval, wilson_interval
@@ -44,12 +46,12 @@ COVERAGES = (1.0, 0.99, 0.95, 0.9, 0.8, 0.5)
 MOST_ROWS = 30  # of a table of classes
 MOST_CONFUSED = 8
 MOST_ERRORS = 12
-LONGEST = 18  # letters of a class's name above a picture
 RULE = f"""\
 The mark: "fails" where the interval of the accuracy reaches the share of the commonest class; \
 "with care" where it reaches below {ENOUGH:.0%}, or a class is {100 * FAR_BELOW:.0f} points or \
 more below the others and the test says that this is no chance (Fisher's exact test against all \
-other classes, p below {SURE} after Holm's correction for {{}} classes); else "holds".\
+other classes, p below {SURE} after Holm's correction for {{}} classes, one of which is always the \
+weakest); else "holds".\
 """.replace("%", " %")
 
 
@@ -97,7 +99,6 @@ def section(subject: Subject) -> Section:
         Figures(figures, f"On all {len(of.labels):,} images of the {split} split"),
         Words(compared(subject, images, split, of)),
         Table(*class_table(classes), "By class, the weakest first"),
-        Words(of_weakest(classes)),
         *confusions(confusion, names),
         *errors(images, split, of),
         Table(*coverage_table(of), "If only the most confident are decided"),
@@ -124,7 +125,6 @@ def overall(subject: Subject, images: Images, split: str, of: Outcome) -> list[M
     drawn = resampled_averages(
         of.labels, of.predicted, num_classes, subject.generator("performance")
     )
-    how = f"bootstrap over images, {DRAWS:,} draws"
     found = [
         share("accuracy", "Accuracy", int(of.right.sum()), n),
         share(
@@ -135,15 +135,15 @@ def overall(subject: Subject, images: Images, split: str, of: Outcome) -> list[M
             "loss", "Loss (negative log-likelihood)", of.losses.mean().item(), "nats", n,
             mean_interval(of.losses.tolist(), [1] * n), None, "normal",
         ),
-        Measure(
-            "balanced_accuracy", "Balanced accuracy", averages.recall.item(), "%", n,
-            interval_95(drawn.recall), subject.seed, how,
-        ),
-        Measure(
-            "macro_f1", "F1, mean over classes", averages.f1.item(), "%", n,
-            interval_95(drawn.f1), subject.seed, how,
-        ),
     ]  # fmt: skip
+    for key, title, value, draws in (
+        ("balanced_accuracy", "Balanced accuracy", averages.recall.item(), drawn.recall),
+        ("macro_f1", "F1, mean over classes", averages.f1.item(), drawn.f1),
+    ):
+        interval, how = interval_95(draws), f"bootstrap over images, {DRAWS:,} draws"
+        if value in (0.0, 1.0):
+            interval, how = wilson_interval(round(value * n), n), "Wilson: no resample differs"
+        found.append(Measure(key, title, value, "%", n, interval, subject.seed, how))
     if num_classes > 10:
         best = images.logits(split).topk(5, dim=1).indices == of.labels[:, None]  # (N, 5)
         for k in (2, 5):
@@ -188,19 +188,6 @@ def by_recall(confusion: Tensor, names: list[str]) -> list[ClassResult]:
         if support[c] > 0
     ]
     return sorted(found, key=lambda result: result.recall)
-
-
-def of_weakest(classes: list[ClassResult]) -> str:
-    weakest = classes[0]
-    low, high = wilson_interval(weakest.right, weakest.support)
-    told = (
-        f"Weakest class: {weakest.name!r}, {digits(100 * weakest.recall)} % of "
-        f"{weakest.support:,} (95 % interval {digits(100 * low)} to {digits(100 * high)}); the "
-        f"others together {digits(100 * weakest.others)} %. One of {len(classes)} classes is "
-        "always the weakest, so p is adjusted for having looked at all."
-    )
-    worse = [f"{c.name!r} (p = {digits(c.p_value)})" for c in classes if c.p_value < SURE]
-    return f"{told} Worse than the others by more than chance: {', '.join(worse) or 'none'}."
 
 
 def class_table(classes: list[ClassResult]) -> tuple[list[str], list[list[str]]]:
@@ -262,7 +249,7 @@ def errors(images: Images, split: str, of: Outcome) -> list[Block]:
         f"image in the {split} split, confidence, what was predicted, and the label. Some of "
         "the labels may be what is wrong: see Data."
     )
-    picture = errors_picture(images.pixels(split, chosen).cpu(), titles)
+    picture = grid_picture(images.pixels(split, chosen).cpu(), titles)
     alt = "; ".join(f"image {i}: {said}, not {true}, {sure} %" for i, true, said, sure in rows[:5])
     return [Picture("errors", picture, caption, f"Most confident errors: {alt}")]
 
@@ -320,33 +307,39 @@ def verdict_of(
     split: str,
 ) -> str:
     accuracy, majority = figures[:2]
-    told = [
+    if mark_of(accuracy, majority, classes) == "fails":
+        return (
+            f"Not shown to be better than always naming the commonest class: right on "
+            f"{accuracy.shown()} of the {split} images, against {majority.number()}."
+        )
+    told = (
         f"Right on {accuracy.shown()} of the {split} images; always naming the commonest class "
-        f"would be right on {majority.number()}.",
-        of_confident(accuracy, alone, of),
-    ]
-    left = [c for c in classes if c.is_left_behind]
-    if left:
+        f"would be right on {majority.number()}. {of_confident(accuracy, alone, of, split)}"
+    )
+    if left := [c for c in classes if c.is_left_behind]:
         worst = f"{left[0].name!r} ({digits(100 * left[0].recall)} %"
-        told.append(f"Left behind: {worst} against {digits(100 * left[0].others)} % of the others)")
-        told[-1] += f" and {len(left) - 1} more classes." if len(left) > 1 else "."
-    elif any(c.p_value < SURE for c in classes):
-        told.append(f"No class is {100 * FAR_BELOW:.0f} points below the others.")
-    else:
-        told.append("No class is worse than the others by more than chance explains.")
-    return " ".join(told)
+        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+        return (
+            f"{told}Left behind: {worst} against {digits(100 * left[0].others)} % of the "
+            f"others){more}."
+        )
+    if any(c.p_value < SURE for c in classes):
+        return f"{told}No class is {100 * FAR_BELOW:.0f} points below the others."
+    return f"{told}No class is worse than the others by more than chance explains."
 
 
-def of_confident(accuracy: Measure, alone: list[Measure], of: Outcome) -> str:
-    """Return what the confidence is good for, in a sentence."""
+def of_confident(accuracy: Measure, alone: list[Measure], of: Outcome, split: str) -> str:
+    """Return what the confidence is good for: a sentence and a space, or nothing."""
     by_key = {measure.key: measure for measure in alone}
     if (accuracy.value or 0.0) >= ALONE:
         kept = of.confidence.argsort(descending=True, stable=True)[: round(0.9 * len(of.labels))]
-        right = 100 * of.right[kept].double().mean().item()
-        return f"Of the most confident 90 %, {right:.2f} % are right."
-    if "right_alone" not in by_key:
-        return f"It is nowhere so confident that {100 * ALONE:.0f} % are right."
-    return (
-        f"It is confident enough to decide {by_key['decided_alone'].number()} of them alone, of "
-        f"which {by_key['right_alone'].number()} are right."
-    )
+        right = percent(of.right[kept].double().mean().item())
+        return f"Of the 90 % that it is surest of, {right} % are right. "
+    if "right_alone" in by_key:
+        return (
+            f"It is sure enough to decide {by_key['decided_alone'].number()} of them alone, of "
+            f"which {by_key['right_alone'].number()} are right. "
+        )
+    if split == "val":  # no threshold was sought
+        return ""
+    return f"No confidence was found above which {100 * ALONE:.0f} % are right. "

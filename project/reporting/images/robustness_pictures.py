@@ -3,22 +3,20 @@
 Shape letters: n images, C channels, H height, W width.
 """
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from project.reporting.findings import Picture, with_unit
-from project.reporting.images.attacked import STEPS, Attacked, mean
+from project.reporting.images.attacked import RESTARTS, STEPS, Attacked, mean
 from project.reporting.images.corruptions import CORRUPTIONS
+from project.reporting.images.grids import LONGEST, grid_picture
 from project.reporting.subject import Images, Subject
 from project.tasks.attacks import smallest_changes
 from project.training.intervals import wilson_interval
+from project.training.pictures import drawn, png
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-SHOWN = 6  # images with the smallest change that fools
+SHOWN = 4  # images with the smallest change that fools
+SIZES = 31  # of that change, up to the largest epsilon
 
 
 def curve_picture(attacked: Attacked) -> Picture:
@@ -52,7 +50,7 @@ def curve_picture(attacked: Attacked) -> Picture:
     last = list(attacked.epsilons)[-1]
     return Picture(
         "attacks",
-        png_of(figure),
+        png(drawn(figure)),
         f"Share of {count:,} images that stay right, over the size of the change; shaded: 95 % "
         "intervals. The further the line of PGD lies below that of noise, the more the direction "
         "of a change matters and not its size.",
@@ -72,29 +70,26 @@ def smallest_picture(
         return None
     some = fooled[torch.randperm(len(fooled), generator=generator)[:SHOWN]]
     before, true = pixels[some], labels[some]
-    sizes = [max(attacked.epsilons.values()) * k / 30 for k in range(1, 31)]
+    sizes = [max(attacked.epsilons.values()) * k / SIZES for k in range(1, SIZES + 1)]
     after, least = smallest_changes(
-        images.classifier, before, true, sizes, STEPS, generator=generator
+        images.classifier, before, true, sizes, STEPS, RESTARTS, generator
     )
-    before_names = [images.class_names[i] for i in true.tolist()]
-    taken_for = images.classify(after).argmax(dim=1).tolist()
-    after_names = [images.class_names[i] for i in taken_for]
-    least_names = [f"{epsilon:.3f}" for epsilon in least.tolist()]
-    change = (after - before).cpu()
+    taken_for = images.classify(after).argmax(dim=1)
+    first, last = (
+        [images.class_names[i][:LONGEST] for i in classes.tolist()] for classes in (true, taken_for)
+    )
+    change = after - before
     largest = change.flatten(1).abs().amax(dim=1).clamp(min=1e-9)[:, None, None, None]
-    rows = [
-        ("image", before.cpu(), before_names),
-        ("change", 0.5 + 0.5 * change / largest, least_names),
-        ("changed", after.cpu(), after_names),
-    ]
+    titles = [*first, *(f"at most {e:.3f}" for e in least.tolist()), *last]
     return Picture(
         "smallest_changes",
-        png_of(grid_figure(rows)),
+        grid_picture(torch.cat([before, 0.5 + 0.5 * change / largest, after]), titles, len(some)),
         "Images drawn among those that PGD fooled. Above: as they are, with the true class. "
-        "Middle: the smallest change that was found, grey where nothing changes, with its "
-        "epsilon. Below: image and change together, with the class that it is taken for.",
+        "Middle: the smallest change that was found, grey where nothing changes, with the most "
+        "that a pixel moves (black 0, white 1). Below: both together, with the class that they "
+        "are taken for.",
         "Pairs of images that look alike and are told apart by the model: "
-        + ", ".join(f"{a} taken for {b}" for a, b in zip(before_names, after_names, strict=True)),
+        + ", ".join(f"{a} taken for {b}" for a, b in zip(first, last, strict=True)),
     )
 
 
@@ -104,35 +99,9 @@ def damage_picture(subject: Subject, images: Images, pixels: Tensor) -> Picture:
     image = pixels[one]
     damaged = [kind(image, 3, subject.generator(kind.name)).cpu() for kind in CORRUPTIONS]
     names = ["as it is", *(kind.name for kind in CORRUPTIONS)]
-    everything = torch.cat([image.cpu(), *damaged])
-    rows = [("", everything[i : i + 4], names[i : i + 4]) for i in range(0, len(everything), 4)]
     return Picture(
         "damage",
-        png_of(grid_figure(rows)),
+        grid_picture(torch.cat([image.cpu(), *damaged]), names),
         "One image, and what each kind of damage makes of it at severity 3 of 5.",
-        f"A grid of {len(everything)} images: one as it is, the others damaged.",
+        f"A grid of {len(names)} images: one as it is, the others damaged.",
     )
-
-
-def grid_figure(rows: list[tuple[str, Tensor, list[str]]]) -> "Figure":
-    """Return images (n, C, H, W) in [0, 1] in rows, each with a name above it."""
-    from matplotlib.figure import Figure
-
-    columns = max(len(images) for _, images, _ in rows)
-    figure = Figure(figsize=(4.6, 1.1 * len(rows) * 4.2 / columns), dpi=150, layout="constrained")
-    grid = figure.subplots(len(rows), columns, squeeze=False)
-    for axes in grid.flat:
-        axes.set(xticks=[], yticks=[])
-    for line, (title, images, names) in zip(grid, rows, strict=True):
-        line[0].set_ylabel(title, fontsize=8)
-        for axes, image, name in zip(line, images, names, strict=False):
-            shown = image if image.shape[0] == 3 else image[:1]
-            axes.imshow(shown.permute(1, 2, 0).squeeze(2).numpy(), cmap="gray", vmin=0, vmax=1)
-            axes.set_title(name, fontsize=8, pad=2)
-    return figure
-
-
-def png_of(figure: "Figure") -> bytes:
-    from project.training.pictures import drawn, png
-
-    return png(drawn(figure))

@@ -1,6 +1,6 @@
-"""Pictures of a classifier's mistakes.
+"""Pictures of classes: how many images each has, and which are taken for which.
 
-Shape letters: n images, C channels, H height, W width, K classes.
+Shape letter: K classes.
 """
 
 import numpy as np
@@ -8,7 +8,35 @@ from torch import Tensor
 
 from project.training.pictures import MOST_LABELLED, drawn, longest, png
 
-COLUMNS = 4
+COLOURS = ("#1f5a99", "#d98b1f", "#4d4d4d")
+
+
+def class_picture(counts: dict[str, list[int]], class_names: list[str]) -> bytes:
+    """Return a PNG of the share of each class in each split.
+
+    Args:
+        counts: Images of each class (K,), of each split.
+    """
+    from matplotlib.figure import Figure
+
+    height = max(2.0, 0.8 + 0.22 * len(class_names))
+    figure = Figure(figsize=(4.5, height), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    places = range(len(class_names))
+    marks = zip(counts.items(), COLOURS, "os^", (-0.2, 0, 0.2), strict=False)
+    for (split, numbers), colour, marker, lower in marks:
+        shares = [100 * number / max(sum(numbers), 1) for number in numbers]
+        rows = [place + lower for place in places]
+        axes.plot(shares, rows, marker, color=colour, label=split, markersize=4)
+    axes.set_yticks(places, class_names, fontsize=8)
+    axes.set_ylim(len(class_names) - 0.5, -0.5)
+    axes.set_xlim(0, 1.05 * axes.get_xlim()[1])
+    axes.tick_params(axis="x", labelsize=8)
+    axes.set_xlabel("share of the split (%)", fontsize=9)
+    axes.set_ylabel("class", fontsize=9)
+    axes.grid(axis="x", color="0.9")
+    axes.legend(fontsize=8, frameon=False, loc="best")
+    return png(drawn(figure))
 
 
 def confusion_picture(confusion: Tensor, class_names: list[str]) -> bytes:
@@ -36,24 +64,4 @@ def confusion_picture(confusion: Tensor, class_names: list[str]) -> bytes:
             colour = "0.55" if row == column else "black"
             count = str(counts[row, column])
             axes.text(column, row, count, ha="center", va="center", color=colour, fontsize=7)
-    return png(drawn(figure))
-
-
-def errors_picture(images: Tensor, titles: list[str]) -> bytes:
-    """Return images in a grid, each with its title above, PNG.
-
-    Args:
-        images: Float (n, C, H, W) in [0, 1]; C is 1 or 3, of others the first is shown.
-    """
-    from matplotlib.figure import Figure
-
-    rows = -(-len(images) // COLUMNS)
-    figure = Figure(figsize=(4.8, 1.68 * rows), dpi=150, layout="constrained")
-    grid = figure.subplots(rows, COLUMNS, squeeze=False)
-    for axes in grid.flat:
-        axes.axis("off")
-    for axes, image, title in zip(grid.flat, images, titles, strict=False):
-        shown = image if len(image) == 3 else image[:1]
-        axes.imshow(shown.permute(1, 2, 0).squeeze(2).numpy(), cmap="gray", vmin=0, vmax=1)
-        axes.set_title(title, fontsize=8)
     return png(drawn(figure))
