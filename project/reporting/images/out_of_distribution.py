@@ -36,15 +36,17 @@ from project.training.pictures import drawn, png
 NAME, TITLE = "out_of_distribution", "Out of distribution"
 HOLDS_AUROC = 0.95  # the least of any kind of strange images, by confidence, for "holds"
 FAILS_AUROC = 0.80  # below it for any kind: "fails"
+TOO_SURE = 0.90  # mean confidence on any kind, from which nothing "holds", however well it ranks
 RULE = f"""\
 Each kind of strange images is compared with test images, in pairs. Told apart in pairs (AUROC): \
 how often the strange image of a pair gets the lower confidence; 50 % is chance. Taken for \
 familiar (FPR at 95 % TPR): the share of strange images that are as sure as 95 % of the test \
 images; the test images are the positives there. Both again by the energy, -logsumexp of the \
 logits. Holds: by confidence, every kind is told apart in {100 * HOLDS_AUROC:.0f} % of pairs or \
-more. Fails: some kind in less than {100 * FAILS_AUROC:.0f} %. With care: between. A second set \
-with the same classes is shown beside them and does not count: those are images to be recognised. \
-The intervals are for more images of the same kind: two photographs say nothing of others."""
+more, and of none is it {100 * TOO_SURE:.0f} % sure or more on average. Fails: some kind in less \
+than {100 * FAILS_AUROC:.0f} %. With care: else. A second set with the same classes is shown \
+beside them and does not count: those are images to be recognised. The intervals are for more \
+images of the same kind: two photographs say nothing of others."""
 
 
 @dataclass
@@ -103,7 +105,7 @@ def section(subject: Subject) -> Section:
     strange = {k.key: k for k in kinds if k.labels is None}
     apart = {key: measures[key][1].value or 0.0 for key in strange}
     worst = strange[min(apart, key=lambda key: apart[key])]
-    mark = mark_of(apart[worst.key])
+    mark = mark_of(apart[worst.key], max(kind.mean_confidence for kind in strange.values()))
     return Section(
         NAME,
         TITLE,
@@ -195,16 +197,16 @@ def measured(test: Kind, kind: Kind, seed: int) -> list[Measure]:
     return found
 
 
-def mark_of(least_auroc: float) -> Mark:
-    if least_auroc >= HOLDS_AUROC:
-        return "holds"
-    return "fails" if least_auroc < FAILS_AUROC else "caution"
+def mark_of(least_auroc: float, most_confidence: float) -> Mark:
+    if least_auroc < FAILS_AUROC:
+        return "fails"
+    return "holds" if least_auroc >= HOLDS_AUROC and most_confidence < TOO_SURE else "caution"
 
 
 def verdict(mark: Mark, test: Kind, worst: Kind, auroc: float, strange: list[Kind]) -> str:
     said = {
         "holds": "it is nearly always less sure than of its own images",
-        "caution": "it is not always less sure",
+        "caution": "it is less sure, but not always or not by much",
         "fails": "it does not know",
     }[mark]
     surest = max(strange, key=lambda kind: kind.mean_confidence)
