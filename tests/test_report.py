@@ -152,11 +152,26 @@ def test_without_its_data_a_report_says_so(text_report, tmp_path, capsys) -> Non
     run = text_report.parent
     change = ["--data.corpus", "TextCorpus", "--data.corpus.path", str(tmp_path / "none.txt")]
     output = tmp_path / "out"
-    assert main([str(run), *QUICK, *change, "--output", str(output)]) == 0
+    assert main([str(run), *QUICK, *change, "--output", str(output)]) == 1
+    assert "none.txt" in capsys.readouterr().err
     found = json.loads((output / "results.json").read_text())["sections"]
     assert found["performance"]["mark"] == "not run"
     assert "none.txt" in found["performance"]["verdict"]
     assert found["identity"]["mark"] == "told"
+
+
+def test_what_was_measured_outlives_its_data(text_report, tmp_path) -> None:
+    output = tmp_path / "copy"
+    shutil.copytree(text_report, output)
+    change = ["--data.corpus", "TextCorpus", "--data.corpus.path", str(tmp_path / "none.txt")]
+    names = ["--sections", "performance", "--output", str(output)]
+    assert main([str(text_report.parent), *QUICK, *change, *names]) == 1
+    before, after = (
+        json.loads((folder / "results.json").read_text())["sections"]
+        for folder in (text_report, output)
+    )
+    assert after["performance"] == before["performance"]
+    assert after["calibration"] == before["calibration"]
 
 
 def test_a_section_that_fails_is_named_and_the_others_are_kept(

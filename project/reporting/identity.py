@@ -54,6 +54,8 @@ def verdict(subject: Subject) -> str:
     count = sum(p.numel() for p in subject.network.parameters())
     name = type(subject.network).__name__
     told = f"{name} of {count:,} parameters, trained on {data_name(subject)}{size_of_data(subject)}"
+    if getattr(subject.task, "attack", None) is not None:
+        told += ", on attacked images"
     if not record:
         return f"{told}; how it was trained is {UNKNOWN}."
     if "epochs" in record:

@@ -52,11 +52,15 @@ def as_json(section: Section) -> dict[str, Any]:
 def kept(folder: Path, about: dict[str, Any]) -> dict[str, Section]:
     """Return the sections of an earlier report on the same checkpoint and data, by name.
 
-    None where there is no such report, or it cannot be read.
+    Data that could not be opened now are taken for those of then. None where there is no such
+    report, or it cannot be read.
     """
     try:
         content = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-        if content["subject"] != about["subject"]:
+        then, now = content["subject"], about["subject"]
+        if then["checkpoint_sha256"] != now["checkpoint_sha256"]:
+            return {}
+        if now.get("data") and then.get("data") != now["data"]:
             return {}
         return {
             name: from_json(fields, folder)

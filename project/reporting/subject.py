@@ -354,8 +354,9 @@ def open_subject(
             data.setup("test")
             subject.text = Text(task, data, subject.device)
         else:
+            name = "no data module" if data is None else type(data).__name__
             subject.closed = (
-                f"{type(data).__name__} is neither ImageData nor TextData, which this report reads"
+                f"the checkpoint holds {name}, and this report reads ImageData and TextData"
             )
     except (ValueError, OSError) as error:
         subject.closed = f"the data could not be opened: {' '.join(str(error).split())}"

@@ -32,7 +32,7 @@ def make_report(options: argparse.Namespace, changes: list[str], typed: list[str
     measured is kept after each section.
 
     Returns:
-        1 if a section failed, else 0.
+        1 if a section failed or the data could not be opened, else 0.
 
     Raises:
         UsageError: If there is no such checkpoint, or the folder holds files that are no report.
@@ -48,10 +48,14 @@ def make_report(options: argparse.Namespace, changes: list[str], typed: list[str
     named = options.sections or SECTIONS
     chosen = [name for name in SECTIONS if name in named or (name == "limits" and name in found)]
     num_failed = 0
+    if subject.closed and subject.kind != "other":
+        num_failed = 1
+        warn(f"{subject.closed}: most sections cannot be run; what was measured is kept")
     for name in chosen:
         section, failed = measured(subject, name, [*found.values()], "--debug" in typed)
         num_failed += failed
-        found[name] = section
+        if section.mark != "not run" or name not in found:  # else what was measured is kept
+            found[name] = section
         print(f"{section.title:<20} {section.seconds:6.1f} s  {MARKS[section.mark].lower()}")
         results.keep(folder, about, in_order(found))
     sections = in_order(found)
@@ -114,9 +118,18 @@ def about_report(subject: Subject, changes: list[str], typed: list[str]) -> dict
             "checkpoint": subject.checkpoint.name,
             "checkpoint_sha256": sha256_of(subject.checkpoint),
             "changes": changes,
+            "data": data_of(subject),
             "notes": subject.notes,
         },
     }
+
+
+def data_of(subject: Subject) -> dict[str, Any] | None:
+    """Return what tells data apart; None where they are not open."""
+    if subject.closed:
+        return None
+    described = subject.data.describe()
+    return {key: described[key] for key in ("sha256", "tokens") if key in described}
 
 
 def write_files(
@@ -157,9 +170,9 @@ def about_in_words(subject: Subject, about: dict[str, Any]) -> list[str]:
     run = f"run {subject.run.name}, " if subject.run else ""
     lines = [
         f"Report on the checkpoint {subject.checkpoint.name} "
-        f"(SHA-256 {about['subject']['checkpoint_sha256'][:12]}…) of {run}made {made}. Every "
-        "figure below stands with its n, seed and 95 % interval, or says why it has none. One run: "
-        "how much another seed would differ is not in here."
+        f"(SHA-256 {about['subject']['checkpoint_sha256'][:12]}…) of {run}made {made}. In the "
+        "tables below each estimate stands with its n, its seed if it has one, and a 95 % interval. One "
+        "run: how much another seed would differ is not in here."
     ]
     return lines + [f"Note: {note}." for note in subject.notes]
 
