@@ -170,9 +170,9 @@ def about_in_words(subject: Subject, about: dict[str, Any]) -> list[str]:
     run = f"run {subject.run.name}, " if subject.run else ""
     lines = [
         f"Report on the checkpoint {subject.checkpoint.name} "
-        f"(SHA-256 {about['subject']['checkpoint_sha256'][:12]}…) of {run}made {made}. In the "
-        "tables below each estimate stands with its n, its seed if it has one, and a 95 % interval. One "
-        "run: how much another seed would differ is not in here."
+        f"(SHA-256 {about['subject']['checkpoint_sha256'][:12]}…) of {run}made {made}. "
+        "In the tables below each estimate stands with its n, its seed if it has one, and a 95 % "
+        "interval. One run: how much another seed would differ is not in here."
     ]
     return lines + [f"Note: {note}." for note in subject.notes]
 
