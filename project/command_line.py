@@ -29,6 +29,19 @@ def add_run(form: argparse.ArgumentParser) -> None:
     form.add_argument("--allow", metavar="PACKAGE", action="append", default=[], help=ALLOW_HELP)
 
 
+def check_changes(changes: list[str]) -> None:
+    """Refuse an option of a command that takes `--data.KEY VALUE` and nothing else unknown.
+
+    Raises:
+        UsageError: With the option.
+    """
+    for change in changes:
+        if change.startswith("-") and not change.startswith("--data."):
+            raise UsageError(
+                f"unknown option {change}; of a trained model only --data.* may change"
+            )
+
+
 def exit_code_of(action: Callable[[], int | None]) -> int:
     """Do what a command does, and return its exit code.
 

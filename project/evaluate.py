@@ -5,8 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from project.command_line import add_run, command_form, exit_code_of
-from project.messages import UsageError
+from project.command_line import add_run, check_changes, command_form, exit_code_of
 
 DESCRIPTION = """\
 Rebuild task, network and data from what is inside a checkpoint, measure it on
@@ -53,11 +52,7 @@ def run(options: argparse.Namespace, changes: list[str], typed: list[str]) -> No
     from project.training.evaluation import earlier, evaluate, keep, place_of
     from project.training.run_directory import typed_command
 
-    for change in changes:
-        if change.startswith("-") and not change.startswith("--data."):
-            raise UsageError(
-                f"unknown option {change}; of a trained model only --data.* may change"
-            )
+    check_changes(changes)
     quieten_lightning()
     path = place_of(options.run, options.output)
     if path is not None:

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from project.command_line import add_run, command_form, exit_code_of
+from project.command_line import add_run, check_changes, command_form, exit_code_of
 from project.messages import UsageError
 
 SECTIONS = {  # in the order of the report
@@ -64,11 +64,7 @@ def run(options: argparse.Namespace, changes: list[str], typed: list[str]) -> in
     Raises:
         UsageError: If an option is out of range, or something is changed that is not of the data.
     """
-    for change in changes:
-        if change.startswith("-") and not change.startswith("--data."):
-            raise UsageError(
-                f"unknown option {change}; of a trained model only --data.* may change"
-            )
+    check_changes(changes)
     if options.n < 2:
         raise UsageError(f"--n {options.n} must be at least 2: one example has no interval")
     from project.reporting.writing import make_report

@@ -2,6 +2,8 @@
 
 import gzip
 import hashlib
+import importlib
+import inspect
 import os
 import pickle
 import struct
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from project.data import idx
 from project.data.corpora import TinyShakespeare
@@ -36,6 +39,31 @@ def real_mnist() -> str:
     if not REAL_DATA or not Path(REAL_DATA, "MNIST").is_dir():
         pytest.skip("the real MNIST is not here: set DATA_DIR to the folder that holds MNIST/raw")
     return REAL_DATA
+
+
+def networks_with(argument: str) -> Iterator[type[nn.Module]]:
+    """Yield every network of the project that takes an argument: a new one is found by listing."""
+    from project.configuration import project_classes
+
+    for path in project_classes().values():
+        module, name = path.rsplit(".", 1)
+        if module.startswith("project.models."):
+            cls = getattr(importlib.import_module(module), name)
+            if argument in inspect.signature(cls).parameters:
+                yield cls
+
+
+def small_digits_run(folder: Path) -> Path:
+    """Train a small CNN on `Digits` for two epochs below `folder`; return the run directory."""
+    from project.training.command import command
+
+    arguments = [
+        "--model.network.width=8", "--trainer.max_epochs=2", "--trainer.accelerator=cpu",
+        f"--runs_dir={folder}",
+    ]  # fmt: skip
+    assert command(arguments) == 0
+    (run,) = folder.iterdir()
+    return run
 
 
 def write_idx(path: Path, numbers: np.ndarray) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import small_digits_run
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
@@ -36,14 +37,7 @@ def evaluations(run: Path) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def image_run(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("images")
-    arguments = [
-        "--model.network.width=8", "--trainer.max_epochs=2", "--trainer.accelerator=cpu",
-        f"--runs_dir={folder}",
-    ]  # fmt: skip
-    assert command(arguments) == 0
-    (run,) = folder.iterdir()
-    return run
+    return small_digits_run(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")

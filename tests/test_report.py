@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from conftest import small_digits_run
 
 from project.report import SECTIONS, main
 from project.reporting import writing
@@ -20,14 +21,7 @@ QUICK = ["--device", "cpu", "--n", "20"]
 
 @pytest.fixture(scope="module")
 def image_run(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("images")
-    arguments = [
-        "--model.network.width=8", "--trainer.max_epochs=2", "--trainer.accelerator=cpu",
-        f"--runs_dir={folder}",
-    ]  # fmt: skip
-    assert command(arguments) == 0
-    (run,) = folder.iterdir()
-    return run
+    return small_digits_run(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")

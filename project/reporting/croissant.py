@@ -4,7 +4,6 @@ Source: https://docs.mlcommons.org/croissant/docs/croissant-spec.html (1.0) and 
 (1.0). What only a person can say is a TODO.
 """
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from project.reporting.dataset_card import (
 from project.reporting.dataset_facts import LICENCES
 from project.reporting.findings import Section
 from project.reporting.subject import Subject
+from project.training.checkpoint_file import sha256_of
 
 MOST_FILES = 100  # documents that are named one by one
 TODO = "TODO: only a person can say."
@@ -155,11 +155,6 @@ def source_files(subject: Subject) -> list[dict[str, Any]]:
 
 def form_of(path: Path) -> str:
     return "application/gzip" if path.suffix == ".gz" else "application/octet-stream"
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def split_files(subject: Subject, known: dict[str, Any]) -> list[dict[str, Any]]:

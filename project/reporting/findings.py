@@ -231,3 +231,8 @@ def digits(value: float | int) -> str:
     if isinstance(value, int) or abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.3g}"
+
+
+def capital(text: str) -> str:
+    """Return text with its first letter large, the others as they are."""
+    return text[0].upper() + text[1:]

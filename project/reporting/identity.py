@@ -20,7 +20,6 @@ from project.reporting.findings import (
 )
 from project.reporting.recorded import is_best
 from project.reporting.subject import Subject
-from project.training.checkpoint_file import sha256_of
 from project.training.run_directory import code_hash, home_folder
 
 NAME, TITLE = "identity", "Identity"
@@ -132,7 +131,7 @@ def model_rows(subject: Subject) -> list[list[str]]:
         ["Network", type(subject.network).__name__],
         ["Its arguments", ", ".join(f"{k} {v}" for k, v in given.items()) or "none are recorded"],
         ["Checkpoint", f"{subject.checkpoint.name}, {size:,} bytes"],
-        ["Its SHA-256", sha256_of(subject.checkpoint)],
+        ["Its SHA-256", subject.checkpoint_sha256],
         ["Written after", f"step {step:,}, epoch {epochs_done(subject)}"],
     ]
 

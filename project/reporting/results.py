@@ -29,7 +29,9 @@ def keep(folder: Path, about: dict[str, Any], sections: list[Section]) -> None:
     pictures = {f"{b.name}.png": b for s in sections for b in s.blocks if isinstance(b, Picture)}
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     for name, picture in pictures.items():
-        replace_bytes(folder / "figures" / name, picture.png)
+        path = folder / "figures" / name
+        if not path.is_file() or path.read_bytes() != picture.png:  # kept after every section
+            replace_bytes(path, picture.png)
     content = about | {"sections": {section.name: as_json(section) for section in sections}}
     text = json.dumps(finite(content), indent=2, allow_nan=False, ensure_ascii=False)
     replace_text(folder / "results.json", text + "\n")

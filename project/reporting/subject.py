@@ -23,6 +23,7 @@ from project.data.text import TextData, TokenBatch, take_windows
 from project.messages import UsageError
 from project.reporting.progress import Progress
 from project.tasks.language_modeling import token_losses
+from project.training.checkpoint_file import is_address, is_folder, read, sha256_of
 
 Item = TypeVar("Item")
 BATCH = 500  # images that are classified at once
@@ -66,6 +67,11 @@ class Subject:
         if isinstance(self.data, ImageData):
             return "images"
         return "text" if isinstance(self.data, TextData) else "other"
+
+    @cached_property
+    def checkpoint_sha256(self) -> str:
+        """Return the hash of the checkpoint file, which may be large: read once."""
+        return sha256_of(self.checkpoint)
 
     def track(self, items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
         """Yield `items` while a bar shows how far it is."""
@@ -323,7 +329,6 @@ def open_subject(
         UsageError: If there is no checkpoint, or it cannot be built.
     """
     from project.training.checkpoint import checkpoint_of, on_device, rebuild
-    from project.training.checkpoint_file import is_address, is_folder, read
     from project.training.evaluation import use_other_data
 
     path = checkpoint_of(run)

@@ -17,7 +17,6 @@ from project.reporting.findings import MARKS, Section, by_mark, not_run, what_it
 from project.reporting.markdown import markdown_of
 from project.reporting.page import page_of
 from project.reporting.subject import Subject, open_subject
-from project.training.checkpoint_file import sha256_of
 from project.training.run_directory import finite, provenance, typed_command
 from project.training.whole_files import replace_text
 
@@ -116,7 +115,7 @@ def about_report(subject: Subject, changes: list[str], typed: list[str]) -> dict
         "subject": {
             "run": subject.run.name if subject.run else None,
             "checkpoint": subject.checkpoint.name,
-            "checkpoint_sha256": sha256_of(subject.checkpoint),
+            "checkpoint_sha256": subject.checkpoint_sha256,
             "changes": changes,
             "data": data_of(subject),
             "notes": subject.notes,

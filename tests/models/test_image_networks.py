@@ -1,30 +1,19 @@
 """Properties that every image network has, for any weights. A new network is found by listing."""
 
-import importlib
-import inspect
 import math
 from collections.abc import Iterator
 
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import networks_with
 from torch import nn
 
-from project.configuration import project_classes
 from project.models.rnn import RNN
 
 
-def image_networks() -> Iterator[type[nn.Module]]:
-    for path in project_classes().values():
-        module, name = path.rsplit(".", 1)
-        if module.startswith("project.models."):
-            cls = getattr(importlib.import_module(module), name)
-            if "image_size" in inspect.signature(cls).parameters:
-                yield cls
-
-
 def cases() -> Iterator[object]:
-    for cls in image_networks():
+    for cls in networks_with("image_size"):
         yield pytest.param(cls, {}, id=cls.__name__)
     for options in ({"cell": "elman"}, {"cell": "gru"}, {"bidirectional": True}):
         yield pytest.param(RNN, options, id=f"RNN-{'-'.join(map(str, options.values()))}")
@@ -40,7 +29,7 @@ def awake(network: nn.Module) -> nn.Module:
 
 
 def test_four_architectures_are_found() -> None:
-    assert {cls.__name__ for cls in image_networks()} >= {"MLP", "CNN", "RNN", "ViT"}
+    assert {cls.__name__ for cls in networks_with("image_size")} >= {"MLP", "CNN", "RNN", "ViT"}
 
 
 @every_network

@@ -1,7 +1,5 @@
 """Properties that every language model has, for any weights. A new network is found by listing."""
 
-import importlib
-import inspect
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -9,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import networks_with
 from torch import Tensor, nn
 
-from project.configuration import project_classes
 from project.models.cnn import CausalCNN
 from project.models.mlp import MLPLanguageModel
 from project.models.rnn import RNNLanguageModel
@@ -27,15 +25,6 @@ from project.models.transformer import (
 V = 11
 
 
-def language_networks() -> Iterator[type[nn.Module]]:
-    for path in project_classes().values():
-        module, name = path.rsplit(".", 1)
-        if module.startswith("project.models."):
-            cls = getattr(importlib.import_module(module), name)
-            if "vocab_size" in inspect.signature(cls).parameters:
-                yield cls
-
-
 VARIANTS: list[tuple[type[nn.Module], dict[str, object]]] = [
     (RNNLanguageModel, {"cell": "elman"}),
     (RNNLanguageModel, {"cell": "gru"}),
@@ -49,7 +38,7 @@ VARIANTS: list[tuple[type[nn.Module], dict[str, object]]] = [
 
 
 def cases() -> Iterator[Any]:
-    for cls in language_networks():
+    for cls in networks_with("vocab_size"):
         yield pytest.param(cls, {}, id=cls.__name__)
     for cls, options in VARIANTS:
         name = "-".join(f"{key}_{value}" for key, value in options.items())
@@ -82,7 +71,7 @@ def some_tokens(rows: int = 2, length: int = 24) -> Tensor:
 
 def test_five_architectures_are_found() -> None:
     names = {"MLPLanguageModel", "CausalCNN", "RNNLanguageModel", "GPT", "SinusoidalTransformer"}
-    assert {cls.__name__ for cls in language_networks()} >= names
+    assert {cls.__name__ for cls in networks_with("vocab_size")} >= names
 
 
 @every_network

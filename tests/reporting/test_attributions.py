@@ -1,7 +1,5 @@
 """Attributions of pixels, and the tests of attributions, on networks whose answer is known."""
 
-import importlib
-import inspect
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -9,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import networks_with
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from project.configuration import project_classes
 from project.data.image_sets import Digits
 from project.data.images import ImageData
 from project.models.cnn import CNN
@@ -36,15 +34,6 @@ from project.reporting.subject import Images, Subject
 
 BLACK = torch.zeros(1, 1, 1, 1)
 SHARES = torch.linspace(0, 1, 11)
-
-
-def image_networks() -> Iterator[type[nn.Module]]:
-    for path in project_classes().values():
-        module, name = path.rsplit(".", 1)
-        if module.startswith("project.models."):
-            cls = getattr(importlib.import_module(module), name)
-            if "image_size" in inspect.signature(cls).parameters:
-                yield cls
 
 
 class Linear(nn.Module):
@@ -343,7 +332,7 @@ SLOW = ("TorchvisionNetwork",)  # ResNet-18
 
 
 def cases() -> Iterator[object]:
-    for cls in image_networks():
+    for cls in networks_with("image_size"):
         marks = [pytest.mark.slow] if cls.__name__ in SLOW else []
         yield pytest.param(cls, marks=marks, id=cls.__name__)
 

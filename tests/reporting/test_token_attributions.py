@@ -1,7 +1,5 @@
 """Attributions of tokens, the effective context and attention, for any weights."""
 
-import importlib
-import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import networks_with
 from torch import Tensor, nn
 
-from project.configuration import project_classes
 from project.data.corpora import PythonDocs
 from project.data.text import TextData
 from project.models.cnn import CausalCNN
@@ -27,17 +25,8 @@ from project.tasks.language_modeling import LanguageModeling
 V = 11
 
 
-def language_networks() -> Iterator[type[nn.Module]]:
-    for path in project_classes().values():
-        module, name = path.rsplit(".", 1)
-        if module.startswith("project.models."):
-            cls = getattr(importlib.import_module(module), name)
-            if "vocab_size" in inspect.signature(cls).parameters:
-                yield cls
-
-
 def cases() -> Iterator[object]:
-    for cls in language_networks():
+    for cls in networks_with("vocab_size"):
         yield pytest.param(cls, {}, id=cls.__name__)
     yield pytest.param(GPT, {"tied": True, "feed_forward": "swiglu"}, id="GPT-tied")
     yield pytest.param(RNNLanguageModel, {"cell": "gru", "tied": False}, id="GRU-untied")

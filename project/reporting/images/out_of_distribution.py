@@ -22,6 +22,7 @@ from project.reporting.findings import (
     Section,
     Table,
     Words,
+    capital,
     missing,
     share,
     with_unit,
@@ -76,6 +77,10 @@ class Kind:
     @property
     def mean_confidence(self) -> float:
         return self.confidence.mean().item()
+
+    @property
+    def sureness(self) -> str:
+        return with_unit(self.mean_confidence, "%")
 
 
 def scores(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -212,17 +217,17 @@ def verdict(mark: Mark, test: Kind, worst: Kind, auroc: float, strange: list[Kin
     surest = max(strange, key=lambda kind: kind.mean_confidence)
     also = ""
     if surest is not worst:
-        also = f" It is surest of {surest.title}: {percent(surest.mean_confidence)} on average."
+        also = f" It is surest of {surest.title}: {surest.sureness} on average."
     return (
         f"Asked about what is none of its classes, {said}: of {worst.title} it is "
-        f"{percent(worst.mean_confidence)} sure on average (of {test.title} "
-        f"{percent(test.mean_confidence)}), and in {percent(auroc)} of pairs it is surer of its "
+        f"{worst.sureness} sure on average (of {test.title} "
+        f"{test.sureness}), and in {with_unit(auroc, '%')} of pairs it is surer of its "
         f"own, where 50 % is chance.{also}"
     )
 
 
 def table(test: Kind, kinds: list[Kind], measures: dict[str, list[Measure]]) -> Table:
-    rows = [[capital(test.title), percent(test.mean_confidence), "", "", "", ""]]
+    rows = [[capital(test.title), test.sureness, "", "", "", ""]]
     rows += [[capital(k.title), *(m.number() for m in measures[k.key][:5])] for k in kinds]
     head = ["Images", "Mean confidence", "AUROC", "FPR95", "AUROC by energy", "FPR95 by energy"]
     return Table(head, rows, "How sure it is, and how often that tells the kinds apart")
@@ -265,7 +270,7 @@ def distributions(test: Kind, kinds: list[Kind]) -> Picture:
         "has its own images (blue) at the right end of the left half and the left end of the "
         "right half, and the others away from them.",
         "Spread of confidence and energy; mean confidence: "
-        + ", ".join(f"{kind.title} {percent(kind.mean_confidence)}" for kind in shown),
+        + ", ".join(f"{kind.title} {kind.sureness}" for kind in shown),
     )
 
 
@@ -276,7 +281,9 @@ def surest(images: Images, test: Kind, kinds: list[Kind]) -> Picture:
         best = int(kind.confidence.argmax())
         shown.append(kind.pixels[best])
         name = images.class_names[int(kind.predicted[best])][:LONGEST]
-        titles.append(f"{wrapped(kind.title)}\n{name}, {percent(kind.confidence[best].item())}")
+        titles.append(
+            f"{wrapped(kind.title)}\n{name}, {with_unit(kind.confidence[best].item(), '%')}"
+        )
     return Picture(
         "out_of_distribution_surest",
         grid_picture(torch.stack(shown), titles, 3),
@@ -284,14 +291,6 @@ def surest(images: Images, test: Kind, kinds: list[Kind]) -> Picture:
         "its confidence.",
         "The surest answer to each kind: " + "; ".join(" ".join(title.split()) for title in titles),
     )
-
-
-def capital(text: str) -> str:
-    return text[0].upper() + text[1:]
-
-
-def percent(value: float) -> str:
-    return with_unit(value, "%")
 
 
 def wrapped(text: str) -> str:

@@ -22,6 +22,7 @@ from project.reporting.findings import (
     Picture,
     Section,
     Words,
+    capital,
     missing,
     not_run,
     with_unit,
@@ -206,7 +207,3 @@ def distributions(test: Kind, kinds: list[Kind]) -> Picture:
         "without overlap.",
         "Bits per byte: " + ", ".join(f"{kind.title} {kind.bits_per_byte:.2f}" for kind in shown),
     )
-
-
-def capital(text: str) -> str:
-    return text[0].upper() + text[1:]
