@@ -26,12 +26,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from project.messages import UsageError, nearest, short_message
+from project.tracking.weights_and_biases import Wandb
 from project.training.precision import fast_precision
-from project.training.weights_and_biases import Wandb
 
 PACKAGE = Path(__file__).parent
 CONFIGS = PACKAGE.parent / "configs"
-PARTS = ("models", "tasks", "data", "training")  # where classes with bare names are
+PARTS = (  # folders whose public classes can be named without their path
+    "models", "tasks", "data", "optimization", "training",
+    "checkpoints", "distributed", "tracking", "costs",
+)  # fmt: skip
 
 
 @dataclass
@@ -60,7 +63,7 @@ class Speed:
         threads: Of torch in each process; by default OMP_NUM_THREADS, or the cores of a machine
             over its processes.
         device_peak: Dense bfloat16 peak of one device, FLOP/s, for MFU; by default that of the
-            table in `training/flops.py`.
+            table in `costs/flops.py`.
     """
 
     compile: bool = False

@@ -48,8 +48,8 @@ def run(options: argparse.Namespace, changes: list[str], typed: list[str]) -> No
     Raises:
         UsageError: If something is changed that is not of the data.
     """
+    from project.inference.evaluation import earlier, evaluate, keep, place_of
     from project.training.command import quieten_lightning
-    from project.training.evaluation import earlier, evaluate, keep, place_of
     from project.training.run_directory import typed_command
 
     check_changes(changes)

@@ -54,8 +54,8 @@ def consolidate(run: str, output: Path | None) -> str:
     Raises:
         UsageError: If there is no checkpoint.
     """
-    from project.training.checkpoint import checkpoint_of
-    from project.training.checkpoint_file import read, write
+    from project.checkpoints.checkpoint_file import read, write
+    from project.checkpoints.loading import checkpoint_of
 
     source = checkpoint_of(run)
     made = folder_for(run, output) / Path(source).name
@@ -69,7 +69,7 @@ def folder_for(run: str, output: Path | None) -> Path:
     Raises:
         UsageError: If that is not said of a checkpoint.
     """
-    from project.training.checkpoint_file import is_folder
+    from project.checkpoints.checkpoint_file import is_folder
 
     if output is None and (not Path(run).is_dir() or is_folder(run)):
         raise UsageError(f"{run} is no run directory, so say where to: --output DIR")
@@ -83,8 +83,8 @@ def export(run: str, output: Path | None, allowed: list[str]) -> Iterator[str]:
         UsageError: If there is no checkpoint, or no telling what its network reads.
         RunError: If a form does not compute what the network does; it is not kept.
     """
-    from project.training.checkpoint import checkpoint_of, rebuild
-    from project.training.checkpoint_file import read
+    from project.checkpoints.checkpoint_file import read
+    from project.checkpoints.loading import checkpoint_of, rebuild
     from project.training.command import quieten_lightning
 
     quieten_lightning()

@@ -44,9 +44,9 @@ def write(options: argparse.Namespace) -> None:
     """Load, generate and print; sample i does not depend on how many are asked for."""
     import torch
 
+    from project.checkpoints.loading import on_device
     from project.data.tokenization import stream_text
     from project.tasks.sampling import generate
-    from project.training.checkpoint import on_device
 
     if options.num_samples < 1 or options.max_tokens < 1:
         raise UsageError("--num_samples and --max_tokens must be at least 1")
@@ -86,8 +86,8 @@ def language_model(run: str, allowed: list[str]) -> tuple[Any, Any]:
     Raises:
         UsageError: If there is no checkpoint, or it is not one of a language model.
     """
-    from project.training.checkpoint import checkpoint_of, rebuild
-    from project.training.checkpoint_file import read
+    from project.checkpoints.checkpoint_file import read
+    from project.checkpoints.loading import checkpoint_of, rebuild
     from project.training.command import quieten_lightning
 
     path = checkpoint_of(run)

@@ -50,8 +50,8 @@ def parser() -> argparse.ArgumentParser:
 
 def predict(options: argparse.Namespace) -> int:
     """Print what the model says of each file; return 1 if one was left out."""
+    from project.inference.prediction import ImageModel, model_of
     from project.training.command import quieten_lightning
-    from project.training.prediction import ImageModel, model_of
 
     quieten_lightning()
     model = model_of(

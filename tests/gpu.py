@@ -227,7 +227,7 @@ class StepTimes:
         """Return speed, MFU, memory and losses, of which the last should be below the first."""
         import torch
 
-        from project.training.flops import peak_flops
+        from project.costs.flops import peak_flops
 
         speeds = [
             self.steps * samples_a_step / (end - start)
@@ -282,7 +282,7 @@ def optimizer_of(name: str, learning_rate: float) -> Callable[[Any], Any]:
     """Return what builds an optimizer from parameter groups, as a task takes it."""
     import torch
 
-    from project.training.muon import MuonAdamW
+    from project.optimization.muon import MuonAdamW
 
     if name == "MuonAdamW":
         return partial(MuonAdamW, lr=0.02, adamw_lr=learning_rate, weight_decay=0.05)
@@ -302,7 +302,7 @@ def plain_loop(
     import torch
     from lightning.fabric.utilities import move_data_to_device
 
-    from project.training.optimization import parameter_groups
+    from project.optimization.optimizers import parameter_groups
 
     torch.set_float32_matmul_precision("high" if precision == "32-true, TF32" else "highest")
     torch.backends.cudnn.allow_tf32 = precision != "32-true"
@@ -327,10 +327,10 @@ def in_trainer(part: Part, watch: StepTimes, task: Any, data: Any) -> None:
     """
     from lightning.pytorch import Callback, Trainer
 
-    from project.training.interruption import FiniteLoss
-    from project.training.resume_point import StepSeed
-    from project.training.run_files import MetricsFile
-    from project.training.throughput import Stopwatch, Throughput
+    from project.checkpoints.interruption import FiniteLoss
+    from project.checkpoints.resume_point import StepSeed
+    from project.checkpoints.run_files import MetricsFile
+    from project.costs.throughput import Stopwatch, Throughput
 
     stopwatch = Stopwatch()
 
@@ -398,9 +398,9 @@ def gpt_speed(part: Part, **what: Any) -> dict[str, Any]:
     """Return tokens a second of a GPT, in the loop, precision and so on that `what` names."""
     import torch
 
+    from project.costs.flops import training_flops
     from project.models.transformer import GPT
     from project.tasks.language_modeling import LanguageModeling, token_losses
-    from project.training.flops import training_flops
 
     sizes = settings("gpt2_124m")
     if part.is_smoke:
@@ -475,11 +475,11 @@ def cnn_speed(part: Part, **what: Any) -> dict[str, Any]:
     import torch
     import torch.nn.functional as F
 
+    from project.costs.flops import training_flops
     from project.data.augment import Augmentation
     from project.data.images import ImageData
     from project.models.cnn import CNN
     from project.tasks.image_classification import ImageClassification
-    from project.training.flops import training_flops
 
     class ChannelsFirst(CNN):
         """The same network, with weights and images as torch lays them by default."""
@@ -600,8 +600,8 @@ def trained(part: Part, config: dict[str, Any], folder: Path) -> dict[str, Any]:
     import lightning.pytorch as lightning
     from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 
-    from project.training.interruption import FiniteLoss
-    from project.training.resume_point import StepSeed
+    from project.checkpoints.interruption import FiniteLoss
+    from project.checkpoints.resume_point import StepSeed
 
     class Deadline(lightning.Callback):
         is_over = False
@@ -674,9 +674,9 @@ def built(part: Any) -> Any:
             value = built(value)
         arguments[key] = value
     cls = class_named(part["class_path"])
-    is_partial = cls.__module__.startswith(("torch.optim", "project.training.muon")) or issubclass(
-        cls, class_named("WarmupDecay")
-    )
+    is_partial = cls.__module__.startswith(
+        ("torch.optim", "project.optimization.muon")
+    ) or issubclass(cls, class_named("WarmupDecay"))
     return partial(cls, **arguments) if is_partial else cls(**arguments)
 
 

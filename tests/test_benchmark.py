@@ -27,8 +27,8 @@ from project.benchmarks import (
 from project.benchmarks.bottleneck import Measured, verdict
 from project.benchmarks.measuring import Figures, device, document, interleaved, ratios, table
 from project.configuration import CONFIGS, PACKAGE
+from project.costs.flops import training_flops
 from project.messages import RunError, UsageError
-from project.training.flops import training_flops
 
 TINY = {
     "data": lambda: data_path.data(rounds=1, seconds=0.001, count=600),

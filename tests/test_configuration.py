@@ -38,7 +38,7 @@ def test_the_private_functions_that_are_extended_are_still_there() -> None:
     """A new jsonargparse that renames them must fail here, not in a user's run."""
     assert callable(typehints.resolve_class_path_by_name)
     assert callable(typehints.discard_init_args_on_class_path_change)
-    assert callable(typehints.import_object)  # limited by project/training/checkpoint.py
+    assert callable(typehints.import_object)  # limited by project/checkpoints/loading.py
 
 
 def test_nothing_typed_is_the_default_experiment() -> None:

@@ -21,8 +21,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from project.dashboard import main
+from project.tracking.pictures import confusion_picture, mistakes_picture
 from project.training.command import command
-from project.training.pictures import confusion_picture, mistakes_picture
 
 REPOSITORY = Path(__file__).parents[1]
 SHORT = ["--model.network.width=8", "--trainer.max_epochs=2", "--trainer.accelerator=cpu"]
@@ -235,7 +235,7 @@ def test_a_wrong_mode_is_one_line(tmp_path, capsys) -> None:
 def test_an_agent_of_wandb_keeps_its_own_run_id(monkeypatch, tmp_path) -> None:
     from lightning.pytorch.loggers import WandbLogger
 
-    from project.training import weights_and_biases
+    from project.tracking import weights_and_biases
 
     monkeypatch.setattr(weights_and_biases, "begun", lambda logger: "")
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
@@ -314,7 +314,7 @@ def test_a_picture_that_cannot_be_drawn_does_not_end_a_run(tmp_path, monkeypatch
     def broken(*arguments, **options) -> None:
         raise RuntimeError("no font")
 
-    monkeypatch.setattr("project.training.dashboards.confusion_picture", broken)
+    monkeypatch.setattr("project.tracking.dashboards.confusion_picture", broken)
     assert command([*SHORT, "--runs_dir", str(tmp_path / "runs")]) == 0
     assert "the pictures of the val split cannot be shown: no font" in capsys.readouterr().err
     (path,) = (tmp_path / "runs").glob("*/run.json")
@@ -322,7 +322,7 @@ def test_a_picture_that_cannot_be_drawn_does_not_end_a_run(tmp_path, monkeypatch
 
 
 def test_the_home_folder_alone_is_hidden_and_the_command_can_be_typed_again(monkeypatch) -> None:
-    from project.training.dashboards import without_home
+    from project.tracking.dashboards import without_home
     from project.training.run_directory import typed_command
 
     monkeypatch.setenv("HOME", "/home/ada")

@@ -9,9 +9,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from project import export
+from project.checkpoints.checkpoint_file import read
+from project.checkpoints.loading import rebuild
 from project.export import main
-from project.training.checkpoint import rebuild
-from project.training.checkpoint_file import read
 from project.training.command import command
 
 TEXT = ["--model=LanguageModeling", "--model.optimizer=AdamW", "--model.sample_tokens=0",

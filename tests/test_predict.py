@@ -58,7 +58,7 @@ def test_batches_and_broken_files_do_not_change_the_others(
 ) -> None:
     whole = lines_of([str(image_run), str(digits)], capsys)
     (digits / "07.png").write_bytes(b"no image")
-    monkeypatch.setattr("project.training.prediction.IMAGES_OF_A_BATCH", 3)
+    monkeypatch.setattr("project.inference.prediction.IMAGES_OF_A_BATCH", 3)
     found = lines_of([str(image_run), str(digits), "not_there.png"], capsys, code=1)
     for line, other in zip([*whole[:7], *whole[8:]], found, strict=True):
         assert line["file"] == other["file"]

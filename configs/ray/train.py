@@ -32,9 +32,9 @@ from ray.train.lightning import (
 )
 from ray.train.torch import TorchTrainer
 
+from project.checkpoints.resume_point import StepSeed
 from project.configuration import ProjectCLI
-from project.training.initial_weights import prepare_network
-from project.training.resume_point import StepSeed
+from project.optimization.initial_weights import prepare_network
 
 WORKERS = 2
 USE_GPU = False

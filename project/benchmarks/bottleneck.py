@@ -16,7 +16,7 @@ from project.benchmarks.training_step import (
     hand_written,
     trainer_step,
 )
-from project.training.flops import training_flops
+from project.costs.flops import training_flops
 
 COMPUTING = 0.3  # share of the speed of a matrix product from which on a step is bound by it
 WINDOW_SECONDS = 0.5

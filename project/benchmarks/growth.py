@@ -15,9 +15,9 @@ from torch import Tensor
 from project.benchmarks.measuring import Figures, device, interleaved, ratios, seconds_each
 from project.benchmarks.synthetic import random_images, random_tokens, text_of
 from project.benchmarks.training_step import plain_step
+from project.costs.flops import training_flops
 from project.data.loader import SeededLoader
 from project.models.transformer import GPT
-from project.training.flops import training_flops
 
 IMAGES = (10**3, 10**4, 10**5, 10**6)
 TOKENS = (10**5, 10**6, 10**7, 10**8)

@@ -17,9 +17,9 @@ import torch.distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from project.benchmarks.measuring import Figures, Samples, synchronize
+from project.distributed.processes import usable_cores
 from project.messages import RunError
 from project.models.cnn import CNN
-from project.training.processes import usable_cores
 
 BATCH_SIZE = 64  # of a process (weak scaling), of all together (strong)
 TIMEOUT_SECONDS = 300

@@ -28,14 +28,14 @@ from project.benchmarks.measuring import (
     synchronize,
 )
 from project.configuration import CONFIGS, ProjectCLI
+from project.costs.throughput import Throughput
 from project.data.image_sets import LabelledImages
 from project.data.images import ImageData
 from project.data.text import TextData
 from project.messages import RunPruned, UsageError
+from project.optimization.optimizers import parameter_groups
 from project.training.command import quieten_lightning
-from project.training.optimization import parameter_groups
 from project.training.run import run
-from project.training.throughput import Throughput
 
 WARM_UP = 5  # steps that are not counted
 NEVER = "1000000"

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from project.checkpoints.hyper_parameters import save_plain_hyperparameters
 from project.data.augment import Augmentation, uniform_draws
 from project.data.download import data_root
 from project.data.image_sets import (
@@ -23,7 +24,6 @@ from project.data.image_sets import (
     take_split,
 )
 from project.data.loader import IGNORED, PADDING, SeededLoader, derived_seed, train_position
-from project.training.hyper_parameters import save_plain_hyperparameters
 
 ImageBatch = tuple[Tensor, Tensor]
 

@@ -13,6 +13,7 @@ from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 from torch import Tensor
 
+from project.checkpoints.hyper_parameters import save_plain_hyperparameters
 from project.data.corpora import Corpus, Document
 from project.data.download import data_root
 from project.data.loader import IGNORED, PADDING, SeededLoader, derived_seed, train_position
@@ -27,7 +28,6 @@ from project.data.token_files import (
     token_cache,
 )
 from project.data.tokenization import ByteTokenizer, Tokenizer
-from project.training.hyper_parameters import save_plain_hyperparameters
 
 Indices = NDArray[np.int64]
 

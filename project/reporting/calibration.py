@@ -224,7 +224,7 @@ def reliability_picture(before: Verdicts, after: Verdicts | None, unit: str) -> 
     """
     from matplotlib.figure import Figure
 
-    from project.training.pictures import drawn, png
+    from project.tracking.pictures import drawn, png
 
     figure = Figure(figsize=(4.2, 4.6), dpi=150, layout="constrained")
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from project.checkpoints.checkpoint_file import sha256_of
 from project.reporting.dataset_card import (
     described,
     facts_of,
@@ -19,7 +20,6 @@ from project.reporting.dataset_card import (
 from project.reporting.dataset_facts import LICENCES
 from project.reporting.findings import Section
 from project.reporting.subject import Subject
-from project.training.checkpoint_file import sha256_of
 
 MOST_FILES = 100  # documents that are named one by one
 TODO = "TODO: only a person can say."

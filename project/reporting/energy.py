@@ -10,6 +10,9 @@ from typing import Any
 
 import torch
 
+from project.costs.energy import PARTS, Meter, gpus_of, kwh_of
+from project.costs.flops import prediction_flops
+from project.costs.grid import grid_of
 from project.reporting.findings import (
     Block,
     Figures,
@@ -24,9 +27,6 @@ from project.reporting.findings import (
 )
 from project.reporting.identity import config_of
 from project.reporting.subject import BATCH, Subject
-from project.training.energy import PARTS, Meter, gpus_of, kwh_of
-from project.training.flops import prediction_flops
-from project.training.grid import grid_of
 
 TITLE = "Energy"
 REPETITIONS = 5

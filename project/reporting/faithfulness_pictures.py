@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from project.reporting.faithfulness import MOST_RHO
-from project.training.pictures import drawn, png
+from project.tracking.pictures import drawn, png
 
 COLOURS = ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#8c564b", "#ff9896")
 

@@ -5,11 +5,11 @@ The evidence names articles; whether they apply, and whether they are met, is fo
 
 from typing import NamedTuple
 
+from project.inference.evaluation import same_examples
 from project.reporting.findings import MARKS, Measure, Section, Table, Words
 from project.reporting.identity import data_name
 from project.reporting.markdown import table
 from project.reporting.subject import Subject
-from project.training.evaluation import same_examples
 
 NAME, TITLE = "limits", "Limits and evidence"
 RULE = (

@@ -17,13 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from project.checkpoints.checkpoint_file import is_address, is_folder, read, sha256_of
 from project.data.images import ImageData
 from project.data.loader import IGNORED, derived_seed
 from project.data.text import TextData, TokenBatch, take_windows
 from project.messages import UsageError
 from project.reporting.progress import Progress
 from project.tasks.language_modeling import token_losses
-from project.training.checkpoint_file import is_address, is_folder, read, sha256_of
 
 Item = TypeVar("Item")
 BATCH = 500  # images that are classified at once
@@ -328,8 +328,8 @@ def open_subject(
     Raises:
         UsageError: If there is no checkpoint, or it cannot be built.
     """
-    from project.training.checkpoint import checkpoint_of, on_device, rebuild
-    from project.training.evaluation import use_other_data
+    from project.checkpoints.loading import checkpoint_of, on_device, rebuild
+    from project.inference.evaluation import use_other_data
 
     path = checkpoint_of(run)
     if is_address(run) or is_folder(path):

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from project.checkpoints.whole_files import replace_text
 from project.messages import UsageError, warn
 from project.report import SECTIONS
 from project.reporting import results
@@ -18,7 +19,6 @@ from project.reporting.markdown import markdown_of
 from project.reporting.page import page_of
 from project.reporting.subject import Subject, open_subject
 from project.training.run_directory import finite, provenance, typed_command
-from project.training.whole_files import replace_text
 
 COMMON = ("identity", "energy")  # sections that are the same for every kind of data
 

@@ -19,7 +19,10 @@ import torch
 from optuna import Study
 from optuna.trial import Trial, TrialState
 
+from project.checkpoints.interruption import Stopped, StopRequest
+from project.checkpoints.resume import sole_user
 from project.configuration import ProjectCLI
+from project.distributed.slurm import requeue_after
 from project.messages import RunError, UsageError
 from project.sweeping.plots import plot
 from project.sweeping.space import Sweep, check, read_sweep
@@ -36,9 +39,6 @@ from project.sweeping.study import (
 from project.sweeping.table import Table
 from project.sweeping.worker import Job, work
 from project.training.command import quieten_lightning
-from project.training.interruption import Stopped, StopRequest
-from project.training.resume import sole_user
-from project.training.slurm import requeue_after
 
 FAILURES_IN_A_ROW = 5  # after which the next one is likely to fail too
 STATES = {

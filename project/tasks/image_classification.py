@@ -11,17 +11,17 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from project.checkpoints.hyper_parameters import save_plain_hyperparameters
 from project.data.loader import IGNORED, gather
-from project.tasks.attacks import ProjectedGradientDescent, is_right
-from project.tasks.sizes import check_sizes
-from project.training.hyper_parameters import save_plain_hyperparameters
-from project.training.optimization import (
+from project.optimization.optimizers import (
     OptimizerFactory,
     SchedulerFactory,
     clip_gradients,
     optimizer_and_schedule,
     scale_gradients,
 )
+from project.tasks.attacks import ProjectedGradientDescent, is_right
+from project.tasks.sizes import check_sizes
 from project.training.results import image_results, share_right
 
 

@@ -14,20 +14,20 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
+from project.checkpoints.hyper_parameters import save_plain_hyperparameters
 from project.data.loader import IGNORED, gather
 from project.data.text import TokenBatch
 from project.data.tokenization import stream_text
-from project.tasks.sampling import generate
-from project.tasks.sizes import check_sizes
-from project.training.dashboards import log_text
-from project.training.hyper_parameters import save_plain_hyperparameters
-from project.training.optimization import (
+from project.optimization.optimizers import (
     OptimizerFactory,
     SchedulerFactory,
     clip_gradients,
     optimizer_and_schedule,
     scale_gradients,
 )
+from project.tasks.sampling import generate
+from project.tasks.sizes import check_sizes
+from project.tracking.dashboards import log_text
 from project.training.results import text_results
 
 RANDOM_BATCHES = 200  # of nanoGPT's protocol (`eval_iters`)

@@ -16,14 +16,8 @@ import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
-from project.configuration import ProjectCLI, class_help, help_of_everything
-from project.messages import RunError, UsageError, said_by_a_class, warn
-from project.training.checkpoint import class_paths, imports_limited_to
-from project.training.grid import check_energy
-from project.training.initial_weights import prepare_network
-from project.training.processes import as_launched, check_launch
-from project.training.repetitions import numbers, train_repeatedly
-from project.training.resume import (
+from project.checkpoints.loading import class_paths, imports_limited_to
+from project.checkpoints.resume import (
     ROUNDING,
     StoppedRun,
     changes,
@@ -37,9 +31,15 @@ from project.training.resume import (
     run_directory_of,
     sole_user,
 )
+from project.configuration import ProjectCLI, class_help, help_of_everything
+from project.costs.grid import check_energy
+from project.distributed.processes import as_launched, check_launch
+from project.distributed.slurm import begun_before
+from project.messages import RunError, UsageError, said_by_a_class, warn
+from project.optimization.initial_weights import prepare_network
+from project.training.repetitions import numbers, train_repeatedly
 from project.training.run import exit_code_of, has_test_split, run
 from project.training.run_directory import process_rank, typed_command
-from project.training.slurm import begun_before
 
 
 def command(arguments: list[str]) -> int:

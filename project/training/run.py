@@ -15,24 +15,29 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.loggers import WandbLogger
 
+from project.checkpoints.checkpoint_file import DurableCheckpointIO, remove
+from project.checkpoints.interruption import FiniteLoss, StopBeforeTesting, Stopped, StopRequest
+from project.checkpoints.resume import StoppedRun, complete_config, sole_user
+from project.checkpoints.resume_point import ResumePoint, StepSeed
+from project.checkpoints.run_files import cut_back
+from project.checkpoints.whole_files import replace_text
 from project.configuration import ProjectCLI
+from project.costs.energy import EnergyMeter
+from project.costs.throughput import Throughput
+from project.distributed.processes import shared_threads, step_of_processes
+from project.distributed.sharded_strategy import ShardedStrategy, network_of
+from project.distributed.slurm import job, requeue_after
 from project.messages import RunError, RunPruned, UsageError, warn
-from project.training.checkpoint_file import DurableCheckpointIO, remove
-from project.training.dashboards import (
+from project.optimization.initial_weights import prepare_network
+from project.tracking.dashboards import (
     log_configuration,
     log_outcomes,
     log_results,
     spared,
 )
-from project.training.energy import EnergyMeter
 from project.training.host import keep_freed_memory, look_for_no_gpu
-from project.training.initial_weights import prepare_network
-from project.training.interruption import FiniteLoss, StopBeforeTesting, Stopped, StopRequest
 from project.training.outcomes import save_outcomes
-from project.training.processes import shared_threads, step_of_processes
 from project.training.results import closing_table
-from project.training.resume import StoppedRun, complete_config, sole_user
-from project.training.resume_point import ResumePoint, StepSeed
 from project.training.run_directory import (
     RunRecord,
     create_run_directory,
@@ -40,17 +45,12 @@ from project.training.run_directory import (
     provenance,
     write_patch,
 )
-from project.training.run_files import cut_back
-from project.training.sharded_strategy import ShardedStrategy, network_of
-from project.training.slurm import job, requeue_after
-from project.training.throughput import Throughput
 from project.training.trainer import (
     BestCheckpoint,
     ValidateAtLastStep,
     build_trainer,
     start_wandb,
 )
-from project.training.whole_files import replace_text
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 

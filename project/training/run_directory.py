@@ -21,16 +21,16 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
+from project.checkpoints.whole_files import replace_text
+from project.costs.energy import EnergyMeter
+from project.costs.throughput import Throughput
 from project.messages import UsageError
-from project.training.energy import EnergyMeter
-from project.training.freezing import trainable_parameters
+from project.optimization.freezing import trainable_parameters
 from project.training.precision import cpu_capabilities
-from project.training.throughput import Throughput
-from project.training.whole_files import replace_text
 
 PACKAGES = ("torch", "lightning", "torchmetrics", "torchvision", "jsonargparse", "numpy")
 MAX_PATCH_BYTES = 1_000_000
-CODE_OF_A_RUN = ("data", "models", "tasks", "training")  # folders of the package
+CODE_OF_A_RUN = ("data", "models", "tasks", "optimization", "training")  # folders of the package
 
 
 def create_run_directory(runs_dir: Path, experiment: str) -> Path:

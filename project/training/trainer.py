@@ -10,16 +10,16 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Progress
 from lightning.pytorch.loggers import Logger, WandbLogger
 from torch import nn
 
+from project.checkpoints.checkpoint_file import DurableCheckpointIO
+from project.checkpoints.resume_point import check_lightning
+from project.checkpoints.run_files import MetricsFile
 from project.configuration import Selection, Speed
+from project.costs.throughput import Stopwatch, Throughput
+from project.distributed.processes import SharedData, as_launched, check_launch
 from project.messages import warn
-from project.training.checkpoint_file import DurableCheckpointIO
-from project.training.dashboards import Events
-from project.training.processes import SharedData, as_launched, check_launch
+from project.tracking.dashboards import Events
+from project.tracking.weights_and_biases import start, wandb_logger
 from project.training.progress import progress_display
-from project.training.resume_point import check_lightning
-from project.training.run_files import MetricsFile
-from project.training.throughput import Stopwatch, Throughput
-from project.training.weights_and_biases import start, wandb_logger
 
 
 class CompiledNetwork(Callback):

@@ -35,10 +35,10 @@ from kill_matrix import (
 )
 from torch import nn
 
+from project.checkpoints.checkpoint_file import read
 from project.export import main as export
+from project.inference.evaluation import evaluate
 from project.models.cnn import CNN
-from project.training.checkpoint_file import read
-from project.training.evaluation import evaluate
 
 CLIP = ("--trainer.gradient_clip_val=0.1",)
 TIED = ("--model.network.tied=true",)

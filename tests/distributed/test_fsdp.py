@@ -15,13 +15,8 @@ from lightning.pytorch.plugins import TorchSyncBatchNorm
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
-from project.messages import UsageError
-from project.models.cnn import CNN, CausalCNN
-from project.models.rnn import RNNLanguageModel
-from project.models.transformer import GPT, ViT
-from project.tasks.image_classification import ImageClassification
-from project.training import checkpoint_file
-from project.training.checkpoint_file import (
+from project.checkpoints import checkpoint_file
+from project.checkpoints.checkpoint_file import (
     COMMON,
     finish_folder,
     newest,
@@ -31,9 +26,14 @@ from project.training.checkpoint_file import (
     slices_file,
     write,
 )
+from project.distributed.sharded_strategy import ShardedStrategy, network_of
+from project.distributed.sharding import blocks
+from project.messages import UsageError
+from project.models.cnn import CNN, CausalCNN
+from project.models.rnn import RNNLanguageModel
+from project.models.transformer import GPT, ViT
+from project.tasks.image_classification import ImageClassification
 from project.training.command import command
-from project.training.sharded_strategy import ShardedStrategy, network_of
-from project.training.sharding import blocks
 
 SCRIPT = Path(__file__).with_name("sharded_runs.py")
 SLOW = ("accumulated", "lstm", "cnn", "channels_last", "others", "compiled", "killed", "damaged")

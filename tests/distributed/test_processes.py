@@ -12,11 +12,11 @@ import torch
 from launch import free_port, torchrun, train
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset
 
+from project.checkpoints.checkpoint_file import read
 from project.data.image_sets import Digits
 from project.data.images import ImageData
 from project.data.loader import SeededLoader
-from project.training.checkpoint_file import read
-from project.training.processes import SharedData, is_shared, step_of_processes
+from project.distributed.processes import SharedData, is_shared, step_of_processes
 
 BATCH = 48  # of all processes: 1, 2, 3 and 4 divide it
 COMMON = [

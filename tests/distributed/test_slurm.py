@@ -20,9 +20,9 @@ import pytest
 import torch
 
 from project.configuration import PACKAGE
+from project.distributed.slurm import begun_before
 from project.tasks.image_classification import ImageClassification
 from project.training.command import command
-from project.training.slurm import begun_before
 
 TINY = ["--trainer.accelerator=cpu", "--trainer.precision=32-true", "--model.network=MLP",
         "--model.network.width=8", "--trainer.max_epochs=3", "--trainer.limit_train_batches=4",

@@ -37,10 +37,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
+from project.checkpoints import checkpoint_file
+from project.checkpoints.checkpoint_file import read
 from project.tasks.image_classification import ImageClassification
 from project.tasks.language_modeling import LanguageModeling
-from project.training import checkpoint_file
-from project.training.checkpoint_file import read
 from project.training.command import command
 
 IMAGES = """\

@@ -29,15 +29,15 @@ from kill_matrix import ROWS, as_bytes, differences, prepare, strip
 from lightning.pytorch import LightningModule, Trainer
 
 from project import generate
+from project.checkpoints import checkpoint_file, resume_point
+from project.checkpoints.checkpoint_file import read, write
+from project.checkpoints.interruption import StopRequest
+from project.checkpoints.loading import imports_limited_to, instantiate, rebuild
+from project.checkpoints.resume import open_run
 from project.configuration import CONFIGS, ProjectCLI
 from project.messages import UsageError
 from project.tasks.image_classification import ImageClassification
-from project.training import checkpoint_file, resume_point
-from project.training.checkpoint import imports_limited_to, instantiate, rebuild
-from project.training.checkpoint_file import read, write
 from project.training.command import command as train
-from project.training.interruption import StopRequest
-from project.training.resume import open_run
 from project.training.run import is_as_wide
 
 MLP = next(row for row in ROWS if row.name == "MLP")
@@ -518,7 +518,7 @@ def test_a_class_of_another_package(case, key, monkeypatch) -> None:
         ("task", "project.models.mlp.MLP"),
         ("scheduler", "project.data.image_sets.Digits"),
         ("network", f"{HANDLER}.SubprocessHandler"),
-        ("network", "project.training.checkpoint_file.Path"),  # not a class of ours
+        ("network", "project.checkpoints.checkpoint_file.Path"),  # not a class of ours
     ],
 )
 def test_something_that_its_place_does_not_take(case, key, path) -> None:

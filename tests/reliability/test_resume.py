@@ -17,11 +17,11 @@ from conftest import wandb_records
 from kill_matrix import ROWS, Row, compare, differences, prepare, scalars, strip
 from lightning.pytorch import LightningModule
 
+from project.checkpoints.checkpoint_file import read
+from project.checkpoints.resume import is_longer
 from project.comparison.configurations import flat
 from project.tasks.image_classification import ImageClassification
-from project.training.checkpoint_file import read
 from project.training.command import command
-from project.training.resume import is_longer
 
 STEADY = Row("MLP without a schedule", "MLP", scheduler="null")
 ROW = {row.name: row for row in ROWS}
@@ -330,7 +330,7 @@ def test_the_templates_of_the_matrix_are_complete() -> None:
 
 
 def test_a_run_of_an_older_version_goes_on_without_the_keys_that_came_later(folder) -> None:
-    from project.training.resume import changes, open_run
+    from project.checkpoints.resume import changes, open_run
 
     here = folder("here", ROW["MLP"])
     assert command(["--config", "config.yaml"]) == 0

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
+from project.checkpoints.checkpoint_file import sha256_of
 from project.report import SECTIONS
 from project.reporting import energy, identity, limits, model_card
 from project.reporting.findings import Figures, Measure, Section, missing, not_run, share
 from project.reporting.subject import Subject, open_subject
-from project.training.checkpoint_file import sha256_of
 from project.training.command import command
 
 

@@ -16,13 +16,13 @@ import pytest
 import torch
 
 from project.configuration import PACKAGE, Energy
+from project.costs import energy
+from project.costs.energy import EnergyMeter, Meter, added
+from project.costs.grid import check_energy, grid_of
 from project.messages import UsageError
 from project.reporting import energy as report
 from project.reporting.subject import Subject, open_subject
-from project.training import energy
 from project.training.command import command
-from project.training.energy import EnergyMeter, Meter, added
-from project.training.grid import check_energy, grid_of
 from project.training.results import closing_table
 
 SHORT = ["--trainer.accelerator=cpu", "--trainer.max_epochs=1", "--model.network.width=8",

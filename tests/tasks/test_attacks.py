@@ -11,6 +11,8 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from project.checkpoints.checkpoint_file import read
+from project.checkpoints.loading import rebuild
 from project.data.image_sets import Digits
 from project.data.images import ImageData
 from project.models.cnn import CNN
@@ -28,8 +30,6 @@ from project.tasks.attacks import (
     uniform_like,
 )
 from project.tasks.image_classification import ImageClassification, pixel_limits
-from project.training.checkpoint import rebuild
-from project.training.checkpoint_file import read
 
 
 @pytest.fixture(scope="module")

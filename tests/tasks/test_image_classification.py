@@ -15,9 +15,9 @@ from project.data.image_sets import Digits
 from project.data.images import ImageData, normalise_
 from project.models.cnn import CNN
 from project.models.mlp import MLP
+from project.optimization.muon import MuonAdamW
+from project.optimization.schedule import WarmupDecay
 from project.tasks.image_classification import ImageClassification
-from project.training.muon import MuonAdamW
-from project.training.schedule import WarmupDecay
 
 
 def small_mlp(**options) -> MLP:
@@ -163,7 +163,7 @@ def test_overfitting_a_batch_sees_the_same_batch(tmp_path) -> None:
 
 
 def test_hidden_weights_are_told_from_the_head() -> None:
-    from project.training.optimization import parameter_groups
+    from project.optimization.optimizers import parameter_groups
 
     network = CNN(width=4)
     hidden, other, vectors = parameter_groups(network)
@@ -174,7 +174,7 @@ def test_hidden_weights_are_told_from_the_head() -> None:
 
 
 def test_frozen_and_tied_parameters_are_optimized_once_or_not_at_all() -> None:
-    from project.training.optimization import parameter_groups
+    from project.optimization.optimizers import parameter_groups
 
     network = nn.ModuleDict({"embedding": nn.Embedding(5, 3), "head": nn.Linear(3, 5)})
     network["head"].weight = network["embedding"].weight

@@ -6,7 +6,7 @@ Shape letter: K classes.
 import numpy as np
 from torch import Tensor
 
-from project.training.pictures import MOST_LABELLED, drawn, longest, png
+from project.tracking.pictures import MOST_LABELLED, drawn, longest, png
 
 COLOURS = ("#1f5a99", "#d98b1f", "#4d4d4d")
 

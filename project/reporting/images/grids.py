@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from project.training.pictures import drawn, png
+from project.tracking.pictures import drawn, png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

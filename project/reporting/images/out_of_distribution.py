@@ -31,8 +31,8 @@ from project.reporting.images import strangers
 from project.reporting.images.grids import LONGEST, grid_picture
 from project.reporting.separation import separation
 from project.reporting.subject import Images, Subject
+from project.tracking.pictures import drawn, png
 from project.training.intervals import mean_interval
-from project.training.pictures import drawn, png
 
 NAME, TITLE = "out_of_distribution", "Out of distribution"
 HOLDS_AUROC = 0.95  # the least of any kind of strange images, by confidence, for "holds"

@@ -12,8 +12,8 @@ from project.reporting.images.corruptions import CORRUPTIONS
 from project.reporting.images.grids import LONGEST, grid_picture
 from project.reporting.subject import Images, Subject
 from project.tasks.attacks import smallest_changes
+from project.tracking.pictures import drawn, png
 from project.training.intervals import wilson_interval
-from project.training.pictures import drawn, png
 
 SHOWN = 4  # images with the smallest change that fools
 SIZES = 31  # of that change, up to the largest epsilon

@@ -181,7 +181,7 @@ def distributions(test: Kind, kinds: list[Kind]) -> Picture:
     """Draw how the loss of windows is spread over each kind, a row a kind."""
     from matplotlib.figure import Figure  # half a second: not needed to train
 
-    from project.training.pictures import drawn, png
+    from project.tracking.pictures import drawn, png
 
     shown = [test, *kinds]
     figure = Figure(figsize=(4.5, 0.8 + 0.5 * len(shown)), dpi=150, layout="constrained")

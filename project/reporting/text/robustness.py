@@ -277,7 +277,7 @@ def curves(windows: Windows, costs: Costs, clean: Cost, alone: Cost) -> Picture:
     """Draw what the continuation costs by rate, a line a kind."""
     from matplotlib.figure import Figure  # half a second: not needed to train
 
-    from project.training.pictures import drawn, png
+    from project.tracking.pictures import drawn, png
 
     figure = Figure(figsize=(4.5, 3.6), dpi=150, layout="constrained")
     axes = figure.add_subplot()

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from project.training.pictures import drawn, png
+from project.tracking.pictures import drawn, png
 
 COLUMNS = 48  # characters of a line
 SHOWN_AS = str.maketrans({"\n": "↵", "\r": "↵", "\t": "→", " ": "·"})

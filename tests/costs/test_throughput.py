@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from project.costs.throughput import Stopwatch, Throughput
 from project.data.images import ImageData
 from project.tasks.image_classification import ImageClassification
 from project.training.command import command
-from project.training.throughput import Stopwatch, Throughput
 
 SHORT = [
     "--trainer.accelerator=cpu", "--trainer.max_epochs=2", "--model.network.width=8",

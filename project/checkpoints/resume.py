@@ -11,13 +11,13 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
+from project.checkpoints.checkpoint_file import newest
+from project.checkpoints.loading import check_classes
+from project.checkpoints.run_files import lost
 from project.comparison.configurations import flat
 from project.configuration import ProjectCLI
 from project.messages import UsageError, warn
-from project.training.checkpoint import check_classes
-from project.training.checkpoint_file import newest
 from project.training.run_directory import code_patch, git, process_rank, provenance
-from project.training.run_files import lost
 
 # Keys whose value may change and leave every number as it was.
 HARMLESS = {

@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from project.checkpoints.interruption import Stopped
 from project.comparison.runs import directories
 from project.messages import warn
-from project.training.interruption import Stopped
 from project.training.run_directory import process_rank
 
 INTERACTIVE = ("bash", "interactive")  # names of jobs that Lightning leaves alone, too

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
+from project.distributed.sharding import sliced, whole
 from project.training.precision import cpu_is_fast_in_bf16
-from project.training.sharding import sliced, whole
 
 
 class MuonAdamW(Optimizer):

@@ -9,8 +9,8 @@ import torch
 import yaml
 from torch import nn
 
+from project.checkpoints.checkpoint_file import read
 from project.configuration import CONFIGS, ProjectCLI
-from project.training.checkpoint_file import read
 from project.training.command import command
 
 SHORT = [

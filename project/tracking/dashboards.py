@@ -17,10 +17,10 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from torch import Tensor
 
+from project.checkpoints.run_files import MetricsFile
 from project.comparison.configurations import flat, short, without
-from project.training.pictures import Picture, confusion_picture, mistakes_picture
+from project.tracking.pictures import Picture, confusion_picture, mistakes_picture
 from project.training.run_directory import home_folder
-from project.training.run_files import MetricsFile
 
 # Of the configuration, what belongs beside results; the rest is in the text of it.
 HYPER_PARAMETERS = (

@@ -13,16 +13,16 @@ import torch
 from torch import nn
 from torchvision import models
 
+from project.checkpoints.checkpoint_file import read
 from project.configuration import CONFIGS
 from project.messages import UsageError
 from project.models.cnn import CNN
 from project.models.rnn import RNN, RNNLanguageModel
 from project.models.torchvision_network import TorchvisionNetwork
+from project.optimization.freezing import freeze, trainable_parameters
+from project.optimization.initial_weights import load_initial_weights
 from project.tasks.image_classification import ImageClassification
-from project.training.checkpoint_file import read
 from project.training.command import command
-from project.training.freezing import freeze, trainable_parameters
-from project.training.initial_weights import load_initial_weights
 
 SMALL = ["--trainer.accelerator=cpu", "--trainer.precision=32-true", "--model.network.width=8",
          "--trainer.enable_progress_bar=false"]  # fmt: skip

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from project.checkpoints.checkpoint_file import is_address, is_folder
 from project.messages import UsageError
-from project.training.checkpoint_file import is_address, is_folder
 
 # What a checkpoint may name. Not all of torch: some of its classes start programs.
 TRUSTED = ("project", "torch.nn", "torch.optim", "torchvision", "lightning.pytorch")

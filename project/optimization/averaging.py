@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging as LightningEMA
 from torch import Tensor, nn
 
-from project.training.sharded_strategy import ShardedStrategy
+from project.distributed.sharded_strategy import ShardedStrategy
 
 
 class EMAWeightAveraging(LightningEMA):

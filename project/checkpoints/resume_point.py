@@ -24,9 +24,9 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torchmetrics import Metric
 
+from project.checkpoints.interruption import StopRequest, largest_of_all, leave
+from project.checkpoints.run_files import progress
 from project.data.loader import SeededLoader, derived_seed, seed_generators
-from project.training.interruption import StopRequest, largest_of_all, leave
-from project.training.run_files import progress
 
 PRIVATE = (
     "fit_loop._restarting",
@@ -59,7 +59,7 @@ def check_lightning(trainer: Trainer) -> None:
         except AttributeError as error:
             raise RuntimeError(
                 f"Lightning {lightning.__version__} has no Trainer.{path}, which exact resume "
-                "needs (project/training/resume_point.py); install lightning 2.6.6"
+                "needs (project/checkpoints/resume_point.py); install lightning 2.6.6"
             ) from error
 
 

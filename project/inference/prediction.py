@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from project.checkpoints.checkpoint_file import read
+from project.checkpoints.loading import checkpoint_of, on_device, rebuild
 from project.data.corpora import Document
 from project.data.image_sets import read_image
 from project.data.images import normalise_
@@ -19,8 +21,6 @@ from project.data.loader import IGNORED
 from project.data.text import Streams, TextData, Windows, take_windows
 from project.messages import UsageError
 from project.tasks.language_modeling import token_losses
-from project.training.checkpoint import checkpoint_of, on_device, rebuild
-from project.training.checkpoint_file import read
 from project.training.intervals import mean_interval
 
 IMAGES_OF_A_BATCH = 256

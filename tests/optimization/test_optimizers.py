@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from project.training.muon import MuonAdamW, orthogonalise
-from project.training.schedule import WarmupDecay
+from project.optimization.muon import MuonAdamW, orthogonalise
+from project.optimization.schedule import WarmupDecay
 
 
 def rates(**options) -> list[float]:
@@ -64,7 +64,7 @@ def test_warmup_is_a_share() -> None:
 @pytest.mark.parametrize("shape", [(3, 16, 16), (2, 8, 40), (2, 40, 8)])
 @pytest.mark.parametrize("is_fast", [False, True], ids=["float32", "bfloat16"])
 def test_orthogonalise_brings_singular_values_near_one(shape, is_fast, monkeypatch) -> None:
-    monkeypatch.setattr("project.training.muon.cpu_is_fast_in_bf16", lambda: is_fast)
+    monkeypatch.setattr("project.optimization.muon.cpu_is_fast_in_bf16", lambda: is_fast)
     values = torch.linalg.svdvals(orthogonalise(torch.randn(shape)))
     assert values.min() > 0.3
     assert values.max() < 1.3

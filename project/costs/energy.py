@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from project.checkpoints.resume_point import of_all_processes
+from project.costs.grid import data_file, grid_of
 from project.messages import warn
-from project.training.grid import data_file, grid_of
-from project.training.resume_point import of_all_processes
 
 READ_SECONDS = 15.0  # a counter of RAPL runs over after minutes
 WAIT_SECONDS = 1.0  # at the end of a fit, for a meter that has not begun

@@ -10,19 +10,19 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
-from project.configuration import changed_data
-from project.messages import UsageError
-from project.training.checkpoint import (
+from project.checkpoints.checkpoint_file import is_address, is_folder, read, sha256_of
+from project.checkpoints.loading import (
     check_classes,
     checkpoint_of,
     imports_limited_to,
     rebuild,
 )
-from project.training.checkpoint_file import is_address, is_folder, read, sha256_of
+from project.checkpoints.whole_files import replace_text
+from project.configuration import changed_data
+from project.messages import UsageError
 from project.training.outcomes import load_outcomes, save_outcomes
 from project.training.progress import progress_display
 from project.training.run_directory import finite, provenance
-from project.training.whole_files import replace_text
 
 DATA = LightningDataModule.CHECKPOINT_HYPER_PARAMS_KEY
 PLACES = ("root", "cache_dir")  # of the data, which may be elsewhere on another machine

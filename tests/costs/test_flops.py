@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from project.costs.flops import peak_flops, training_flops
 from project.models.mlp import MLP
 from project.models.transformer import GPT
-from project.training.flops import peak_flops, training_flops
 
 
 def test_an_mlp_costs_six_operations_a_weight_but_for_the_gradient_of_its_input() -> None:

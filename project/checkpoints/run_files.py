@@ -16,8 +16,8 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from project.training.pictures import Picture, png
-from project.training.whole_files import replace_bytes, replace_text
+from project.checkpoints.whole_files import replace_bytes, replace_text
+from project.tracking.pictures import Picture, png
 
 FLUSH_ROWS = 100
 EVENTS = "events.out.tfevents.*"

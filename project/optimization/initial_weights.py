@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from project.checkpoints.checkpoint_file import read, sha256_of
+from project.checkpoints.loading import checkpoint_of
 from project.configuration import ProjectCLI
 from project.messages import UsageError, nearest, warn
-from project.training.checkpoint import checkpoint_of
-from project.training.checkpoint_file import read, sha256_of
-from project.training.dashboards import without_home
-from project.training.freezing import freeze, trainable_parameters
+from project.optimization.freezing import freeze, trainable_parameters
+from project.tracking.dashboards import without_home
 from project.training.run_directory import process_rank
 
 TORCHVISION = "torchvision:"  # begins the name of published weights

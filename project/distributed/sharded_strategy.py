@@ -13,8 +13,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard
 
-from project.messages import UsageError
-from project.training.checkpoint_file import (
+from project.checkpoints.checkpoint_file import (
     finish_folder,
     is_folder,
     read_common,
@@ -23,7 +22,8 @@ from project.training.checkpoint_file import (
     slices_of,
     with_slices,
 )
-from project.training.sharding import shard, sliced
+from project.distributed.sharding import shard, sliced
+from project.messages import UsageError
 
 
 def network_of(task: nn.Module) -> nn.Module:
