@@ -92,8 +92,8 @@ def measure(names: list[str], json_file: str | None, options: list[str]) -> None
 
     from project.benchmarks.measuring import document, machine, table
     from project.checkpoints.whole_files import replace_text
+    from project.hardware import keep_freed_memory, look_for_no_gpu
     from project.messages import UsageError
-    from project.training.host import keep_freed_memory, look_for_no_gpu
 
     path = None if json_file is None else Path(json_file)
     if path is not None and not path.is_file():

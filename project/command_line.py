@@ -1,8 +1,10 @@
 """What commands share: the form that they are typed in, and how they end."""
 
 import argparse
+import logging
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 
 from project.messages import RunError, UsageError
@@ -65,3 +67,20 @@ def exit_code_of(action: Callable[[], int | None]) -> int:
         place = f"{error.filename}: " if error.filename else ""
         print(f"error: {place}{error.strerror or error}", file=sys.stderr)
         return 1
+
+
+def quieten_lightning() -> None:
+    """Drop what Lightning says on every run and what this project does on purpose."""
+    import lightning.pytorch  # noqa: F401 - it sets its own level
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for message in (
+        ".*exists and is not empty.*",  # the directory of a run that is resumed
+        "Be aware that when using `ckpt_path`, callbacks.*",  # see `measure_best`
+        ".*isinstance.treespec, LeafSpec.*",  # Lightning 2.6 on torch 2.15
+        ".*is smaller than the logging interval.*",  # epochs are logged all the same
+        r"Found \d+ module.s. in eval mode at the start.*",  # frozen parts
+        ".*all_gather.*deprecated.*",  # Lightning 2.6 on torch 2.15
+    ):
+        warnings.filterwarnings("ignore", message=message)

@@ -25,9 +25,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from project.hardware import fast_precision
 from project.messages import UsageError, nearest, short_message
-from project.tracking.weights_and_biases import Wandb
-from project.training.precision import fast_precision
 
 PACKAGE = Path(__file__).parent
 CONFIGS = PACKAGE.parent / "configs"
@@ -91,6 +90,25 @@ class Energy:
     grams_per_kwh: float | None = None
     cpu_watts: float | None = None
     ram_watts: float | None = None
+
+
+@dataclass
+class Wandb:
+    """Weights & Biases beside the run's own files.
+
+    Args:
+        mode: `online`, `offline` (kept in `<runs_dir>/wandb`) or `disabled`; null is disabled.
+        project: Name of the project there.
+        entity: Whose project; by default that of the login.
+        tags: Of the run.
+        checkpoints: Also send `best` when the run ends, or `all` as they are written.
+    """
+
+    mode: Literal["online", "offline", "disabled"] | None = None
+    project: str = "project"
+    entity: str | None = None
+    tags: list[str] | None = None
+    checkpoints: Literal["none", "best", "all"] = "none"
 
 
 class ProjectCLI(LightningCLI):
@@ -159,6 +177,11 @@ class ProjectCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         return None  # the command builds it, once the run has a directory
+
+
+def complete_config(cli: ProjectCLI) -> str:
+    """Return every key of a configuration with its value, as YAML."""
+    return cli.parser.dump(cli.config, skip_unset=False)
 
 
 def with_default_experiment(arguments: list[str]) -> list[str]:

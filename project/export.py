@@ -85,7 +85,7 @@ def export(run: str, output: Path | None, allowed: list[str]) -> Iterator[str]:
     """
     from project.checkpoints.checkpoint_file import read
     from project.checkpoints.loading import checkpoint_of, rebuild
-    from project.training.command import quieten_lightning
+    from project.command_line import quieten_lightning
 
     quieten_lightning()
     source = checkpoint_of(run)

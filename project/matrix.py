@@ -69,7 +69,8 @@ def matrix(options: argparse.Namespace, keys: list[str]) -> int:
     Raises:
         UsageError: If a key is not one of every experiment, or the seeds are none.
     """
-    from project.training.command import build, quieten_lightning
+    from project.command_line import quieten_lightning
+    from project.training.command import build
     from project.training.repetitions import finished, numbers, train_each
 
     quieten_lightning()

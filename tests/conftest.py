@@ -136,7 +136,8 @@ def wandb_records(path: Path) -> Iterator[Any]:
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The arguments of each training of several; each is done in this process, to be quick."""
-    from project.training import repetitions, run_directory
+    from project import provenance
+    from project.training import repetitions
     from project.training.command import command
 
     arguments: list[list[str]] = []
@@ -146,6 +147,6 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         return command(typed)
 
     monkeypatch.setattr(repetitions, "run_in_a_process", train)
-    for module in (repetitions, run_directory):  # whoever edits the code while it is tested
+    for module in (repetitions, provenance):  # whoever edits the code while it is tested
         monkeypatch.setattr(module, "code_hash", lambda: "of the test")
     return arguments

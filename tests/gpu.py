@@ -329,8 +329,8 @@ def in_trainer(part: Part, watch: StepTimes, task: Any, data: Any) -> None:
 
     from project.checkpoints.interruption import FiniteLoss
     from project.checkpoints.resume_point import StepSeed
-    from project.checkpoints.run_files import MetricsFile
     from project.costs.throughput import Stopwatch, Throughput
+    from project.tracking.metrics_file import MetricsFile
 
     stopwatch = Stopwatch()
 

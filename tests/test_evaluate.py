@@ -12,6 +12,7 @@ from conftest import small_digits_run
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
+from project.comparison.outcomes import load_outcomes
 from project.data.augment import Augmentation
 from project.data.corpora import TextCorpus
 from project.data.image_sets import Digits
@@ -24,7 +25,6 @@ from project.models.rnn import RNNLanguageModel
 from project.tasks.image_classification import ImageClassification
 from project.tasks.language_modeling import LanguageModeling
 from project.training.command import command
-from project.training.outcomes import load_outcomes
 
 
 def record_of(run: Path) -> dict:

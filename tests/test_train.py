@@ -12,12 +12,12 @@ import torch
 import yaml
 from lightning.pytorch import LightningModule
 
+from project.comparison.outcomes import load_outcomes
 from project.configuration import CONFIGS, ProjectCLI
 from project.data.image_sets import Digits
 from project.tasks.image_classification import ImageClassification
 from project.train import HELP, main
 from project.training.command import command, general_options
-from project.training.outcomes import load_outcomes
 
 SHORT = ["--trainer.max_epochs=2", "--trainer.accelerator=cpu"]
 
@@ -77,7 +77,7 @@ def test_metrics_file_has_a_row_per_validation_and_one_test(finished_run: Path) 
 
 
 def test_closing_table_fits_and_says_what_matters(finished_run: Path, capsys) -> None:
-    from project.training.results import closing_table
+    from project.training.closing_table import closing_table
 
     record = json.loads((finished_run / "run.json").read_text())
     lines = closing_table(record, Path("runs/name")).splitlines()

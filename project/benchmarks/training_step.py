@@ -27,6 +27,7 @@ from project.benchmarks.measuring import (
     seconds_each,
     synchronize,
 )
+from project.command_line import quieten_lightning
 from project.configuration import CONFIGS, ProjectCLI
 from project.costs.throughput import Throughput
 from project.data.image_sets import LabelledImages
@@ -34,7 +35,6 @@ from project.data.images import ImageData
 from project.data.text import TextData
 from project.messages import RunPruned, UsageError
 from project.optimization.optimizers import parameter_groups
-from project.training.command import quieten_lightning
 from project.training.run import run
 
 WARM_UP = 5  # steps that are not counted

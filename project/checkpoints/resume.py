@@ -15,9 +15,10 @@ from project.checkpoints.checkpoint_file import newest
 from project.checkpoints.loading import check_classes
 from project.checkpoints.run_files import lost
 from project.comparison.configurations import flat
-from project.configuration import ProjectCLI
+from project.configuration import ProjectCLI, complete_config
+from project.distributed.processes import process_rank
 from project.messages import UsageError, warn
-from project.training.run_directory import code_patch, git, process_rank, provenance
+from project.provenance import code_patch, git, provenance
 
 # Keys whose value may change and leave every number as it was.
 HARMLESS = {
@@ -196,10 +197,6 @@ def completed(config: str, cli: ProjectCLI) -> str:
         file = Path(scratch, "config.yaml")
         file.write_text(config, encoding="utf-8")
         return complete_config(cli.parsed(["--config", str(file)]))
-
-
-def complete_config(cli: ProjectCLI) -> str:
-    return cli.parser.dump(cli.config, skip_unset=False)
 
 
 def is_longer(key: str, before: Any, now: Any) -> bool:

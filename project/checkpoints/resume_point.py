@@ -17,16 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import torch
-import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torchmetrics import Metric
 
-from project.checkpoints.interruption import StopRequest, largest_of_all, leave
+from project.checkpoints.interruption import StopRequest, leave
 from project.checkpoints.run_files import progress
 from project.data.loader import SeededLoader, derived_seed, seed_generators
+from project.distributed.processes import largest_of_all, of_all_processes
 
 PRIVATE = (
     "fit_loop._restarting",
@@ -280,12 +279,3 @@ def add_to_average(result: Any, before: dict[str, Tensor]) -> None:
     result.value = before["value"] + result.value
     if result.meta.is_mean_reduction:
         result.cumulated_batch_size = before["cumulated_batch_size"] + result.cumulated_batch_size
-
-
-def of_all_processes(trainer: Trainer, state: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the states of all processes, in the order of their ranks."""
-    if trainer.world_size == 1:
-        return [state]
-    states: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(states, state)
-    return states

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from project.comparison.outcomes import Outcomes, load_outcomes
 from project.comparison.runs import Group, identity_of_data, name_of_data
 from project.comparison.statistics import (
     Comparison,
@@ -15,7 +16,6 @@ from project.comparison.statistics import (
     paired,
     seed_interval,
 )
-from project.training.outcomes import Outcomes, load_outcomes
 
 LESS_IS_BETTER = ("loss", "bits_per_byte", "perplexity")
 

@@ -14,8 +14,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.profilers import Profiler
 from torch import Tensor, nn
 
-from project.checkpoints.run_files import MetricsFile
 from project.costs.flops import peak_flops, training_flops, without_numbers
+from project.tracking.metrics_file import MetricsFile
 
 ACTIONS = {  # of Lightning, and the part of a batch's time that they are
     "[_TrainingEpochLoop].train_dataloader_next": "data",

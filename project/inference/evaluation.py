@@ -17,12 +17,12 @@ from project.checkpoints.loading import (
     imports_limited_to,
     rebuild,
 )
-from project.checkpoints.whole_files import replace_text
+from project.checkpoints.whole_files import replace_json
+from project.comparison.outcomes import load_outcomes, save_outcomes
 from project.configuration import changed_data
 from project.messages import UsageError
-from project.training.outcomes import load_outcomes, save_outcomes
+from project.provenance import provenance
 from project.training.progress import progress_display
-from project.training.run_directory import finite, provenance
 
 DATA = LightningDataModule.CHECKPOINT_HYPER_PARAMS_KEY
 PLACES = ("root", "cache_dir")  # of the data, which may be elsewhere on another machine
@@ -219,8 +219,7 @@ def keep(path: Path | None, run: str, found: dict[str, Any]) -> None:
     """
     outcomes, split = found.pop("outcomes"), found["split"]
     if path is not None:
-        text = json.dumps([*earlier(path), finite(found)], indent=2, allow_nan=False)
-        replace_text(path, text + "\n")
+        replace_json(path, [*earlier(path), found])
     is_run = not is_address(run) and (folder_of(run) / "run.json").is_file()
     if is_run and outcomes and not load_outcomes(folder_of(run), split):
         save_outcomes(folder_of(run), split, outcomes)

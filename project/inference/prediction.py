@@ -19,9 +19,9 @@ from project.data.image_sets import read_image
 from project.data.images import normalise_
 from project.data.loader import IGNORED
 from project.data.text import Streams, TextData, Windows, take_windows
+from project.intervals import mean_interval
 from project.messages import UsageError
 from project.tasks.language_modeling import token_losses
-from project.training.intervals import mean_interval
 
 IMAGES_OF_A_BATCH = 256
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from project.checkpoints.checkpoint_file import read, sha256_of
 from project.checkpoints.loading import checkpoint_of
 from project.configuration import ProjectCLI
+from project.distributed.processes import process_rank
 from project.messages import UsageError, nearest, warn
 from project.optimization.freezing import freeze, trainable_parameters
-from project.tracking.dashboards import without_home
-from project.training.run_directory import process_rank
+from project.provenance import without_home
 
 TORCHVISION = "torchvision:"  # begins the name of published weights
 MOST_NAMES = 4  # shown of a list

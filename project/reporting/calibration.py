@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from project.intervals import Z_95, wilson_interval
 from project.reporting.bootstrap import DRAWS, bootstrap, chunks, interval_95
-from project.training.intervals import Z_95, wilson_interval
 
 BINS = 15  # of Guo et al. 2017
 COLDEST, HOTTEST = 0.05, 20.0  # temperatures that are looked at

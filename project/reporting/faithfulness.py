@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from project.data.loader import derived_seed
-from project.training.intervals import mean_interval
+from project.intervals import mean_interval
 
 MOST_LEVELS = 6  # of a cascade; deeper networks lose several layers at once
 

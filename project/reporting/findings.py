@@ -167,7 +167,7 @@ def not_run(name: str, title: str, why: str) -> Section:
 
 def share(key: str, title: str, right: int, n: int, seed: int | None = None) -> Measure:
     """Return the share `right` of `n`, with Wilson's interval."""
-    from project.training.intervals import wilson_interval
+    from project.intervals import wilson_interval
 
     return Measure(key, title, right / n, "%", n, wilson_interval(right, n), seed, "Wilson")
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from project.provenance import code_hash, home_folder
 from project.reporting.findings import (
     Block,
     Figures,
@@ -20,7 +21,6 @@ from project.reporting.findings import (
 )
 from project.reporting.recorded import is_best
 from project.reporting.subject import Subject
-from project.training.run_directory import code_hash, home_folder
 
 NAME, TITLE = "identity", "Identity"
 UNKNOWN = "not known: the checkpoint lies outside of a run directory"

@@ -12,7 +12,7 @@ from project.reporting.limits import is_own_data
 from project.reporting.markdown import first_screen, table
 from project.reporting.recorded import is_best
 from project.reporting.subject import Subject
-from project.training.results import figure, metric_rows
+from project.training.closing_table import figure, metric_rows
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult

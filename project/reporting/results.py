@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from project.checkpoints.whole_files import replace_bytes, replace_text
+from project.checkpoints.whole_files import finite, replace_bytes, replace_text
 from project.reporting.findings import (
     Block,
     Figures,
@@ -16,7 +16,6 @@ from project.reporting.findings import (
     Table,
     Words,
 )
-from project.training.run_directory import finite
 
 KINDS: tuple[type[Block], ...] = (Figures, Table, Picture, Words, Passage)
 

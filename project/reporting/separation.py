@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from project.intervals import wilson_interval
 from project.reporting.findings import Measure
-from project.training.intervals import wilson_interval
 
 Scores = NDArray[np.floating[Any]]
 KEPT = 0.95  # share of the familiar examples that a threshold must let pass: FPR at 95 % TPR

@@ -9,8 +9,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from project.checkpoints.whole_files import replace_text
+from project.checkpoints.whole_files import finite, replace_text
 from project.messages import UsageError, warn
+from project.provenance import provenance, typed_command
 from project.report import SECTIONS
 from project.reporting import results
 from project.reporting.dataset_card import name_of
@@ -18,7 +19,6 @@ from project.reporting.findings import MARKS, Section, by_mark, not_run, what_it
 from project.reporting.markdown import markdown_of
 from project.reporting.page import page_of
 from project.reporting.subject import Subject, open_subject
-from project.training.run_directory import finite, provenance, typed_command
 
 COMMON = ("identity", "energy")  # sections that are the same for every kind of data
 

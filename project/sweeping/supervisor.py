@@ -21,6 +21,7 @@ from optuna.trial import Trial, TrialState
 
 from project.checkpoints.interruption import Stopped, StopRequest
 from project.checkpoints.resume import sole_user
+from project.command_line import quieten_lightning
 from project.configuration import ProjectCLI
 from project.distributed.slurm import requeue_after
 from project.messages import RunError, UsageError
@@ -38,7 +39,6 @@ from project.sweeping.study import (
 )
 from project.sweeping.table import Table
 from project.sweeping.worker import Job, work
-from project.training.command import quieten_lightning
 
 FAILURES_IN_A_ROW = 5  # after which the next one is likely to fail too
 STATES = {

@@ -23,9 +23,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from project.checkpoints.resume import StoppedRun, changes, inexact, open_run, sole_user
+from project.command_line import quieten_lightning
 from project.configuration import ProjectCLI
 from project.messages import RunPruned, UsageError, warn
-from project.training.command import build, quieten_lightning
+from project.training.command import build
 from project.training.run import run
 
 SECONDS_TO_LEAVE = 60  # for a process whose supervisor was killed, until it has saved its run

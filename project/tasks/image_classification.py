@@ -21,8 +21,8 @@ from project.optimization.optimizers import (
     scale_gradients,
 )
 from project.tasks.attacks import ProjectedGradientDescent, is_right
+from project.tasks.results import image_results, share_right
 from project.tasks.sizes import check_sizes
-from project.training.results import image_results, share_right
 
 
 class ImageClassification(LightningModule):

@@ -25,10 +25,10 @@ from project.optimization.optimizers import (
     optimizer_and_schedule,
     scale_gradients,
 )
+from project.tasks.results import text_results
 from project.tasks.sampling import generate
 from project.tasks.sizes import check_sizes
 from project.tracking.dashboards import log_text
-from project.training.results import text_results
 
 RANDOM_BATCHES = 200  # of nanoGPT's protocol (`eval_iters`)
 PROMPT_TOKENS = 16  # of the validation text, where no prompt is given

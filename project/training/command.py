@@ -1,12 +1,10 @@
 """What was typed: answered, refused, tried, gone on with, or run."""
 
 import argparse
-import logging
 import os
 import sys
 import tempfile
 import traceback
-import warnings
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
@@ -23,7 +21,6 @@ from project.checkpoints.resume import (
     changes,
     check_possible,
     code_has_changed,
-    complete_config,
     inexact,
     is_longer,
     open_run,
@@ -31,15 +28,16 @@ from project.checkpoints.resume import (
     run_directory_of,
     sole_user,
 )
-from project.configuration import ProjectCLI, class_help, help_of_everything
+from project.command_line import quieten_lightning
+from project.configuration import ProjectCLI, class_help, complete_config, help_of_everything
 from project.costs.grid import check_energy
-from project.distributed.processes import as_launched, check_launch
+from project.distributed.processes import as_launched, check_launch, process_rank
 from project.distributed.slurm import begun_before
 from project.messages import RunError, UsageError, said_by_a_class, warn
 from project.optimization.initial_weights import prepare_network
+from project.provenance import typed_command
 from project.training.repetitions import numbers, train_repeatedly
 from project.training.run import exit_code_of, has_test_split, run
-from project.training.run_directory import process_rank, typed_command
 
 
 def command(arguments: list[str]) -> int:
@@ -232,18 +230,3 @@ def try_a_few_batches(cli: ProjectCLI) -> None:
     trainer.fit(cli.model, cli.datamodule)
     if has_test_split(cli.datamodule):
         trainer.test(cli.model, cli.datamodule)
-
-
-def quieten_lightning() -> None:
-    """Drop what Lightning says on every run and what this project does on purpose."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    for message in (
-        ".*exists and is not empty.*",  # the directory of a run that is resumed
-        "Be aware that when using `ckpt_path`, callbacks.*",  # see `measure_best`
-        ".*isinstance.treespec, LeafSpec.*",  # Lightning 2.6 on torch 2.15
-        ".*is smaller than the logging interval.*",  # epochs are logged all the same
-        r"Found \d+ module.s. in eval mode at the start.*",  # frozen parts
-        ".*all_gather.*deprecated.*",  # Lightning 2.6 on torch 2.15
-    ):
-        warnings.filterwarnings("ignore", message=message)

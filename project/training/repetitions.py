@@ -13,14 +13,13 @@ from typing import Any
 import yaml
 
 from project.checkpoints.interruption import handled_by
-from project.checkpoints.resume import complete_config
 from project.comparison.leaderboard import leaderboards
 from project.comparison.runs import Run, collect, directories, read_run
 from project.comparison.tables import text_of
-from project.configuration import ProjectCLI
+from project.configuration import ProjectCLI, complete_config
 from project.distributed.slurm import job
 from project.messages import UsageError
-from project.training.run_directory import code_hash
+from project.provenance import code_hash
 
 STOPPED = ("running", "interrupted")  # by a kill, or by a signal
 HANDED_ON = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]

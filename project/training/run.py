@@ -17,34 +17,29 @@ from lightning.pytorch.loggers import WandbLogger
 
 from project.checkpoints.checkpoint_file import DurableCheckpointIO, remove
 from project.checkpoints.interruption import FiniteLoss, StopBeforeTesting, Stopped, StopRequest
-from project.checkpoints.resume import StoppedRun, complete_config, sole_user
+from project.checkpoints.resume import StoppedRun, sole_user
 from project.checkpoints.resume_point import ResumePoint, StepSeed
 from project.checkpoints.run_files import cut_back
 from project.checkpoints.whole_files import replace_text
-from project.configuration import ProjectCLI
+from project.comparison.outcomes import save_outcomes
+from project.configuration import ProjectCLI, complete_config
 from project.costs.energy import EnergyMeter
 from project.costs.throughput import Throughput
-from project.distributed.processes import shared_threads, step_of_processes
+from project.distributed.processes import process_rank, shared_threads, step_of_processes
 from project.distributed.sharded_strategy import ShardedStrategy, network_of
 from project.distributed.slurm import job, requeue_after
+from project.hardware import keep_freed_memory, look_for_no_gpu
 from project.messages import RunError, RunPruned, UsageError, warn
 from project.optimization.initial_weights import prepare_network
+from project.provenance import provenance, write_patch
 from project.tracking.dashboards import (
     log_configuration,
     log_outcomes,
     log_results,
     spared,
 )
-from project.training.host import keep_freed_memory, look_for_no_gpu
-from project.training.outcomes import save_outcomes
-from project.training.results import closing_table
-from project.training.run_directory import (
-    RunRecord,
-    create_run_directory,
-    process_rank,
-    provenance,
-    write_patch,
-)
+from project.training.closing_table import closing_table
+from project.training.run_directory import RunRecord, create_run_directory
 from project.training.trainer import (
     BestCheckpoint,
     ValidateAtLastStep,

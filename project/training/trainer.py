@@ -12,12 +12,12 @@ from torch import nn
 
 from project.checkpoints.checkpoint_file import DurableCheckpointIO
 from project.checkpoints.resume_point import check_lightning
-from project.checkpoints.run_files import MetricsFile
 from project.configuration import Selection, Speed
 from project.costs.throughput import Stopwatch, Throughput
 from project.distributed.processes import SharedData, as_launched, check_launch
 from project.messages import warn
 from project.tracking.dashboards import Events
+from project.tracking.metrics_file import MetricsFile
 from project.tracking.weights_and_biases import start, wandb_logger
 from project.training.progress import progress_display
 

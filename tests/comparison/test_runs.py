@@ -17,10 +17,10 @@ import torch
 import yaml
 
 from project.comparison.leaderboard import Board, leaderboards
+from project.comparison.outcomes import save_outcomes
 from project.comparison.runs import Collection, Group, collect
 from project.comparison.tables import csv_of, markdown_of, text_of
 from project.messages import UsageError
-from project.training.outcomes import save_outcomes
 
 DIGITS = {"dataset": "Digits", "sha256": {"train": "a", "val": "b", "test": "c"}}
 TEXT = {

@@ -10,6 +10,7 @@ from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from project.data.image_sets import Digits
 from project.data.images import ImageData
+from project.intervals import wilson_interval
 from project.models.cnn import CNN
 from project.reporting.classification import (
     class_averages,
@@ -21,7 +22,6 @@ from project.reporting.classification import (
 from project.reporting.images import calibration, performance
 from project.reporting.subject import Images, Subject
 from project.tasks.image_classification import ImageClassification
-from project.training.intervals import wilson_interval
 
 
 def generator(seed: int = 0) -> torch.Generator:

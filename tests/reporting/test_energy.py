@@ -22,8 +22,8 @@ from project.costs.grid import check_energy, grid_of
 from project.messages import UsageError
 from project.reporting import energy as report
 from project.reporting.subject import Subject, open_subject
+from project.training.closing_table import closing_table
 from project.training.command import command
-from project.training.results import closing_table
 
 SHORT = ["--trainer.accelerator=cpu", "--trainer.max_epochs=1", "--model.network.width=8",
          "--trainer.limit_train_batches=4", "--trainer.enable_progress_bar=false"]  # fmt: skip

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from project.intervals import wilson_interval
 from project.report import SECTIONS
 from project.reporting import results
 from project.reporting.findings import (
@@ -28,7 +29,6 @@ from project.reporting.findings import (
 )
 from project.reporting.markdown import markdown_of
 from project.reporting.page import page_of
-from project.training.intervals import wilson_interval
 
 PNG = b"\x89PNG pixels"
 ABOUT = {"subject": {"checkpoint_sha256": "aa"}, "report": {}}

@@ -12,7 +12,6 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from project.checkpoints.run_files import MetricsFile
 from project.data.corpora import PythonDocs, TextCorpus
 from project.data.loader import IGNORED
 from project.data.text import TextData, TokenBatch
@@ -21,6 +20,7 @@ from project.models.mlp import MLPLanguageModel
 from project.models.rnn import RNNLanguageModel
 from project.models.transformer import GPT
 from project.tasks.language_modeling import LanguageModeling
+from project.tracking.metrics_file import MetricsFile
 
 SENTENCE = "It was the best of times, it was the worst of times.\n"
 

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from project.comparison.outcomes import load_outcomes
 from project.configuration import CONFIGS
 from project.tasks.image_classification import ImageClassification
 from project.training import repetitions
 from project.training.command import command
-from project.training.outcomes import load_outcomes
 from project.training.repetitions import numbers
 
 TINY = ["--trainer.accelerator=cpu", "--trainer.precision=32-true", "--model.network=MLP",

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from project.intervals import mean_interval
 from project.reporting.faithfulness import (
     MOST_RHO,
     area,
@@ -21,7 +22,6 @@ from project.reporting.faithfulness import (
 )
 from project.reporting.images import attributions as attribution
 from project.reporting.subject import Images, Subject
-from project.training.intervals import mean_interval
 
 SHARE_OF_N = 10  # one image in ten of --n: each costs hundreds of passes
 REDRAWN_IMAGES = 32  # of the randomisation test

@@ -112,8 +112,8 @@ def siblings(run: Path) -> dict[int, dict[str, NDArray[Any]]]:
 
     Of the runs of a fold, one with the seed of `run` is taken before others.
     """
+    from project.comparison.outcomes import load_outcomes
     from project.comparison.runs import directories, read_run
-    from project.training.outcomes import load_outcomes
 
     mine = read_run(run)
     if mine is None:

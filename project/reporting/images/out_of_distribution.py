@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from project.intervals import mean_interval
 from project.reporting.findings import (
     Figures,
     Mark,
@@ -32,7 +33,6 @@ from project.reporting.images.grids import LONGEST, grid_picture
 from project.reporting.separation import separation
 from project.reporting.subject import Images, Subject
 from project.tracking.pictures import drawn, png
-from project.training.intervals import mean_interval
 
 NAME, TITLE = "out_of_distribution", "Out of distribution"
 HOLDS_AUROC = 0.95  # the least of any kind of strange images, by confidence, for "holds"

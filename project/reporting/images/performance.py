@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from project.intervals import mean_interval, wilson_interval
 from project.reporting.bootstrap import DRAWS, interval_95
 from project.reporting.classification import (
     class_averages,
@@ -35,7 +36,6 @@ from project.reporting.images.class_pictures import confusion_picture
 from project.reporting.images.grids import LONGEST, grid_picture
 from project.reporting.recorded import recorded
 from project.reporting.subject import Images, Subject
-from project.training.intervals import mean_interval, wilson_interval
 
 ENOUGH = 0.90  # accuracy below which a model is to be used with care
 FAR_BELOW = 0.05  # recall below that of the other classes, which is more than a nuance

@@ -6,6 +6,7 @@ Shape letters: n images, S severities, C channels, H height, W width.
 import torch
 from torch import Tensor
 
+from project.intervals import mean_interval, wilson_interval
 from project.reporting.findings import (
     Block,
     Figures,
@@ -35,7 +36,6 @@ from project.reporting.images.robustness_pictures import (
     smallest_picture,
 )
 from project.reporting.subject import Images, Subject, gradients
-from project.training.intervals import mean_interval, wilson_interval
 
 HOLDS, FAILS = 0.8, 0.5  # share right under attack, and over all damage
 

@@ -6,6 +6,7 @@ Shape letters: n images, C channels, H height, W width.
 import torch
 from torch import Tensor
 
+from project.intervals import wilson_interval
 from project.reporting.findings import Picture, with_unit
 from project.reporting.images.attacked import RESTARTS, STEPS, Attacked, mean
 from project.reporting.images.corruptions import CORRUPTIONS
@@ -13,7 +14,6 @@ from project.reporting.images.grids import LONGEST, grid_picture
 from project.reporting.subject import Images, Subject
 from project.tasks.attacks import smallest_changes
 from project.tracking.pictures import drawn, png
-from project.training.intervals import wilson_interval
 
 SHOWN = 4  # images with the smallest change that fools
 SIZES = 31  # of that change, up to the largest epsilon

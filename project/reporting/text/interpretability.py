@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from project.intervals import mean_interval
 from project.reporting.faithfulness import (
     MOST_ERROR,
     MOST_RHO,
@@ -39,7 +40,6 @@ from project.reporting.subject import Subject, Text
 from project.reporting.text import attributions as attribution
 from project.reporting.text.reach import Reach, attention_blocks, measured_reach, reach_blocks
 from project.reporting.text.token_pictures import Row, text_picture
-from project.training.intervals import mean_interval
 
 NAME, TITLE = "interpretability", "Interpretability"
 LENGTH = 64  # tokens of a window that is explained, or the context where it is shorter

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from project.intervals import mean_interval
 from project.reporting.findings import Block, Measure, Passage, Picture, Table, digits
 from project.reporting.subject import Text
 from project.reporting.text.token_pictures import context_picture
-from project.training.intervals import mean_interval
 
 PASSAGE_BYTES = 200
 HARDEST, EASIEST = 3, 2

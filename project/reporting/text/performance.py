@@ -25,7 +25,7 @@ from project.reporting.text.losses import (
     passages,
 )
 from project.reporting.text.repetition import SPAN, copied_from_training
-from project.training.results import text_results
+from project.tasks.results import text_results
 
 MOST_COUNTED = 4_000_000  # training tokens whose n-grams are counted
 SMALL_VOCABULARY, ORDER_SMALL, ORDER_LARGE = 1024, 6, 3  # longest n-gram

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from project.intervals import Z_95, mean_interval
 from project.reporting.findings import (
     Block,
     Figures,
@@ -24,7 +25,6 @@ from project.reporting.subject import Subject, Text
 from project.reporting.text.attention import attention_distances, attention_maps, has_attention
 from project.reporting.text.losses import mean_measure
 from project.reporting.text.token_pictures import context_picture, heads_picture
-from project.training.intervals import Z_95, mean_interval
 
 NEAR = 0.05  # share of the loss: where more context brings less, it is as good as not seen
 FURTHER = 2  # contexts that a network without an end to its context is read for

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from project.data.loader import IGNORED
 from project.data.tokenization import Tokens
+from project.intervals import mean_interval
 from project.reporting.findings import (
     Block,
     Figures,
@@ -33,7 +34,6 @@ from project.reporting.text.losses import mean_measure
 from project.reporting.text.strange_texts import readable, whole_rows, windows_of
 from project.reporting.text.token_exchanges import exchange_blocks
 from project.reporting.text.typos import KINDS, typed
-from project.training.intervals import mean_interval
 
 NAME, TITLE = "robustness", "Robustness"
 RATES = (0.01, 0.02, 0.05, 0.10, 0.20)  # of the letters
