@@ -17,12 +17,12 @@ from project.checkpoints.loading import (
     imports_limited_to,
     rebuild,
 )
-from project.checkpoints.whole_files import replace_json
 from project.comparison.outcomes import load_outcomes, save_outcomes
 from project.configuration import changed_data
 from project.messages import UsageError
 from project.provenance import provenance
 from project.training.progress import progress_display
+from project.whole_files import replace_json
 
 DATA = LightningDataModule.CHECKPOINT_HYPER_PARAMS_KEY
 PLACES = ("root", "cache_dir")  # of the data, which may be elsewhere on another machine

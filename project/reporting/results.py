@@ -5,7 +5,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from project.checkpoints.whole_files import finite, replace_bytes, replace_text
 from project.reporting.findings import (
     Block,
     Figures,
@@ -16,6 +15,7 @@ from project.reporting.findings import (
     Table,
     Words,
 )
+from project.whole_files import finite, replace_bytes, replace_text
 
 KINDS: tuple[type[Block], ...] = (Figures, Table, Picture, Words, Passage)
 

@@ -9,7 +9,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from project.checkpoints.whole_files import finite, replace_text
 from project.messages import UsageError, warn
 from project.provenance import provenance, typed_command
 from project.report import SECTIONS
@@ -19,6 +18,7 @@ from project.reporting.findings import MARKS, Section, by_mark, not_run, what_it
 from project.reporting.markdown import markdown_of
 from project.reporting.page import page_of
 from project.reporting.subject import Subject, open_subject
+from project.whole_files import finite, replace_text
 
 COMMON = ("identity", "energy")  # sections that are the same for every kind of data
 

@@ -18,12 +18,12 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from project.checkpoints.resume import HARMLESS
-from project.checkpoints.whole_files import replace_text
 from project.comparison.configurations import flat, without
 from project.comparison.runs import REPEATED
 from project.configuration import ProjectCLI, complete_config
 from project.messages import UsageError
 from project.sweeping.space import Sweep, file_parser
+from project.whole_files import replace_text
 
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)  # what counts; a failed trial is replaced
 

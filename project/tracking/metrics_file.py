@@ -10,8 +10,8 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from project.checkpoints.whole_files import replace_bytes, replace_text
 from project.tracking.pictures import Picture, png
+from project.whole_files import replace_bytes, replace_text
 
 FLUSH_ROWS = 100
 

@@ -20,7 +20,6 @@ from project.checkpoints.interruption import FiniteLoss, StopBeforeTesting, Stop
 from project.checkpoints.resume import StoppedRun, sole_user
 from project.checkpoints.resume_point import ResumePoint, StepSeed
 from project.checkpoints.run_files import cut_back
-from project.checkpoints.whole_files import replace_text
 from project.comparison.outcomes import save_outcomes
 from project.configuration import ProjectCLI, complete_config
 from project.costs.energy import EnergyMeter
@@ -46,6 +45,7 @@ from project.training.trainer import (
     build_trainer,
     start_wandb,
 )
+from project.whole_files import replace_text
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from project.checkpoints.whole_files import replace_json
 from project.costs.energy import EnergyMeter
 from project.costs.throughput import Throughput
 from project.distributed.processes import process_rank
 from project.messages import UsageError
 from project.optimization.freezing import trainable_parameters
+from project.whole_files import replace_json
 
 
 def create_run_directory(runs_dir: Path, experiment: str) -> Path:
