@@ -158,8 +158,7 @@ class ProjectCLI(LightningCLI):
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as error:
-            options = [o for action in parser._actions for o in action.option_strings]
-            raise UsageError(short_message(str(error), options, known_classes())) from error
+            raise refusal(error, parser) from error
         if self.config.experiment is None:
             self.config.experiment = experiment_name(args)
         if isinstance(self.config.freeze, str):
@@ -248,10 +247,15 @@ def changed_data(saved: dict[str, Any], changes: list[str]) -> dict[str, Any]:
     try:
         config = parser.parse_args([f"--data={json.dumps(before)}", *changes])
     except ArgumentError as error:
-        options = [o for action in parser._actions for o in action.option_strings]
-        raise UsageError(short_message(str(error), options, known_classes())) from error
+        raise refusal(error, parser) from error
     data = yaml.safe_load(parser.dump(config, skip_unset=False))["data"]
     return {**saved, "_class_path": data["class_path"], **data["init_args"]}
+
+
+def refusal(error: ArgumentError, parser: LightningArgumentParser) -> UsageError:
+    """Return one line for what a parser refused."""
+    options = [o for action in parser._actions for o in action.option_strings]
+    return UsageError(short_message(str(error), options, known_classes()))
 
 
 def project_classes() -> dict[str, str]:

@@ -20,10 +20,9 @@ MAX_PATCH_BYTES = 1_000_000
 CODE_OF_A_RUN = ("data", "models", "tasks", "optimization", "training")  # folders of the package
 
 
-def provenance(arguments: list[str]) -> dict[str, Any]:
-    """Return the command line, the state of the code, versions and hardware."""
+def provenance() -> dict[str, Any]:
+    """Return the time, the state of the code, versions and hardware."""
     return {
-        "command": typed_command("train", arguments),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "git": {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))},
         "code_sha256": code_hash(),

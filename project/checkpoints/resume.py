@@ -141,13 +141,7 @@ def open_run(directory: Path, allowed: list[str]) -> StoppedRun:
     Raises:
         UsageError: If it cannot be gone on with.
     """
-    try:
-        record = json.loads((directory / "run.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UsageError(
-            f"{str(directory / 'run.json')!r} is damaged ({error}); mend it, or repeat the run: "
-            f"--config {directory / 'config.yaml'}"
-        ) from error
+    record = read_record(directory)
     checkpoint, content, damage = newest(directory / "checkpoints", process_rank() == 0)
     if process_rank() == 0:
         for text in damage:
@@ -178,6 +172,21 @@ def open_run(directory: Path, allowed: list[str]) -> StoppedRun:
         content.get("global_step", 0),
         fixed_length=any("total_steps" in schedule for schedule in schedules),
     )
+
+
+def read_record(directory: Path) -> dict[str, Any]:
+    """Return what `run.json` holds.
+
+    Raises:
+        UsageError: If it is damaged.
+    """
+    try:
+        return json.loads((directory / "run.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(
+            f"{str(directory / 'run.json')!r} is damaged ({error}); mend it, or repeat the run: "
+            f"--config {directory / 'config.yaml'}"
+        ) from error
 
 
 def changes(run: StoppedRun, cli: ProjectCLI) -> dict[str, tuple[Any, Any]]:
@@ -247,7 +256,7 @@ def check_possible(run: StoppedRun, changed: dict[str, tuple[Any, Any]]) -> None
 
 def other_surroundings(run: StoppedRun) -> list[str]:
     """Return what is not as it was around the run, and may change the last bits of numbers."""
-    now = provenance([])
+    now = provenance()
     found = []
     for part in ("versions", "hardware"):
         for name, value in now[part].items():

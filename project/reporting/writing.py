@@ -102,12 +102,10 @@ def in_order(found: dict[str, Section]) -> list[Section]:
 
 def about_report(subject: Subject, changes: list[str], typed: list[str]) -> dict[str, Any]:
     """Return what `results.json` says of the report itself and of what it is about."""
-    origin = provenance([])
-    del origin["command"]
     return {
         "report": {
             "command": typed_command("report", typed),
-            **origin,
+            **provenance(),
             "device": str(subject.device),
             "n": subject.n,
             "seed": subject.seed,

@@ -4,7 +4,6 @@ TensorBoard, Weights & Biases and MLflow show texts and pictures; a run keeps th
 other logger of Lightning gets the numbers.
 """
 
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from html import escape
@@ -17,6 +16,7 @@ from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, W
 from torch import Tensor
 
 from project.comparison.configurations import flat, short, without
+from project.messages import warn
 from project.provenance import without_home
 from project.tracking.metrics_file import MetricsFile
 from project.tracking.pictures import Picture, confusion_picture, mistakes_picture
@@ -106,7 +106,7 @@ def spared(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        print(f"warning: {what} cannot be shown: {error}", file=sys.stderr, flush=True)
+        warn(f"{what} cannot be shown: {error}")
 
 
 def pictures_of(

@@ -286,6 +286,7 @@ def test_which_run_an_earlier_start_began(in_job, tmp_path, record, is_found) ->
     damaged = tmp_path / "runs" / "20261125-101600_mine_cd34"
     for directory, content in ((run, json.dumps(record)), (damaged, "{")):
         directory.mkdir(parents=True)
+        (directory / "config.yaml").write_text("{}")
         (directory / "run.json").write_text(content)
     in_job(restarts=2)
     assert begun_before(tmp_path / "runs", "train") == (run if is_found else None)
