@@ -9,9 +9,6 @@ from collections.abc import Callable
 
 from project.messages import RunError, UsageError
 
-RUN_HELP = "a run directory (its best checkpoint), a .ckpt, or its address"
-ALLOW_HELP = "build classes of this package too, if the checkpoint names them"
-
 
 def command_form(name: str, description: str) -> argparse.ArgumentParser:
     """Return the form of `python -m project.<name>`, which takes no abbreviations."""
@@ -27,8 +24,16 @@ def command_form(name: str, description: str) -> argparse.ArgumentParser:
 
 def add_run(form: argparse.ArgumentParser) -> None:
     """Add what every command takes that begins with a trained run."""
-    form.add_argument("run", metavar="RUN", help=RUN_HELP)
-    form.add_argument("--allow", metavar="PACKAGE", action="append", default=[], help=ALLOW_HELP)
+    form.add_argument(
+        "run", metavar="RUN", help="a run directory (its best checkpoint), a .ckpt, or its address"
+    )
+    form.add_argument(
+        "--allow",
+        metavar="PACKAGE",
+        action="append",
+        default=[],
+        help="build classes of this package too, if the checkpoint names them",
+    )
 
 
 def check_changes(changes: list[str]) -> None:

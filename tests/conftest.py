@@ -1,9 +1,11 @@
 """Shared by the tests: nothing here reads or writes the user's `data/` or `runs/`."""
 
+import csv
 import gzip
 import hashlib
 import importlib
 import inspect
+import json
 import os
 import pickle
 import struct
@@ -53,17 +55,51 @@ def networks_with(argument: str) -> Iterator[type[nn.Module]]:
                 yield cls
 
 
-def small_digits_run(folder: Path) -> Path:
+def only_run(runs: str | Path) -> Path:
+    """Return the directory of the only run in a folder."""
+    (directory,) = Path(runs).iterdir()
+    return directory
+
+
+def record_of(run: Path) -> dict[str, Any]:
+    """Return what `run.json` holds."""
+    return json.loads((run / "run.json").read_text(encoding="utf-8"))
+
+
+def logged(run: Path, name: str) -> list[float]:
+    """Return the values of a column of `metrics.csv`."""
+    with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        return [float(row[name]) for row in csv.DictReader(file) if row[name]]
+
+
+def small_digits_run(folder: Path, *more: str) -> Path:
     """Train a small CNN on `Digits` for two epochs below `folder`; return the run directory."""
     from project.training.command import command
 
+    arguments = ["--model.network.width=8", "--trainer.max_epochs=2", "--trainer.accelerator=cpu"]
+    assert command([*arguments, f"--runs_dir={folder}", *more]) == 0
+    return only_run(folder)
+
+
+def small_text_run(folder: Path, *more: str) -> Path:
+    """Train a small GPT on the characters of `folder/there/text.txt`; return the run directory."""
+    from project.configuration import CONFIGS
+    from project.training.command import command
+
+    text = folder / "there" / "text.txt"
+    text.parent.mkdir()
+    text.write_text("the cat sat on the mat and the rat sat on the cat\n" * 60)
     arguments = [
-        "--model.network.width=8", "--trainer.max_epochs=2", "--trainer.accelerator=cpu",
-        f"--runs_dir={folder}",
+        "--config", str(CONFIGS / "docs_transformer.yaml"), "--data.corpus", "TextCorpus",
+        "--data.corpus.path", str(text), "--data.tokenizer", "CharTokenizer",
+        "--data.cache_dir", str(text.parent / "cache"), "--data.context_length", "32",
+        "--model.network.context_length", "32", "--model.network.num_heads", "2",
+        "--model.network.vocab_size", "20", "--model.network.width", "16",
+        "--model.network.depth", "1", "--trainer.max_steps", "10", "--trainer.accelerator", "cpu",
+        "--runs_dir", str(folder / "runs"), *more,
     ]  # fmt: skip
     assert command(arguments) == 0
-    (run,) = folder.iterdir()
-    return run
+    return only_run(folder / "runs")
 
 
 def write_idx(path: Path, numbers: np.ndarray) -> None:
@@ -114,6 +150,49 @@ def stand_in_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     own.parent.mkdir(parents=True)
     own.write_text(3_000 * "a text of your own\n")
     return root
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No address can be fetched by torchvision."""
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("torchvision.datasets.utils._urlretrieve", refuse)
+
+
+@pytest.fixture
+def own_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The config file of a task and data of one's own, which have none of our methods."""
+    (tmp_path / "own.py").write_text(
+        "import torch\n"
+        "from lightning.pytorch import LightningDataModule, LightningModule\n"
+        "class OwnTask(LightningModule):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.layer = torch.nn.Linear(3, 1)\n"
+        "    def training_step(self, batch, batch_idx):\n"
+        "        return self.layer(batch['x']).square().mean()\n"
+        "    def validation_step(self, batch, batch_idx):\n"
+        "        self.log('val/accuracy', 0.5)\n"
+        "    def test_step(self, batch, batch_idx):\n"
+        "        self.log('test/accuracy', 0.25)\n"
+        "    def configure_optimizers(self):\n"
+        "        return torch.optim.SGD(self.parameters(), lr=0.1)\n"
+        "class OwnData(LightningDataModule):\n"
+        "    def batches(self):\n"
+        "        assert self.trainer is not None\n"
+        "        return torch.utils.data.DataLoader([{'x': torch.ones(3)}] * 4, batch_size=2)\n"
+        "    train_dataloader = val_dataloader = test_dataloader = batches\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = tmp_path / "own.yaml"
+    config.write_text(
+        "model: own.OwnTask\ndata: own.OwnData\nbest: {monitor: val/accuracy, mode: max}\n"
+        "trainer: {max_epochs: 1, accelerator: cpu}\n"
+    )
+    return str(config)
 
 
 def wandb_records(path: Path) -> Iterator[Any]:

@@ -216,9 +216,7 @@ class ResumePoint(Callback):
         if self.same_batches and not self.is_extended:  # else saved at once, as what it is now
             self.saved_at = time.monotonic()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if not self.unfinished_averages:
             return
         results = trainer.fit_loop.epoch_loop._results

@@ -102,9 +102,7 @@ class EnergyMeter(Callback):
         self.stop()
         self.ask_other_nodes(trainer)
 
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, *_: Any) -> None:
         self.stop()
 
     def stop(self) -> None:

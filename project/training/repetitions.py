@@ -65,7 +65,7 @@ def train_each(
 
     Args:
         cli: The configuration, which `arguments` describe.
-        seeds, folds: None means that of the configuration.
+        seeds, folds: An empty list means that of the configuration.
         allowed: Packages whose classes a run that goes on may name, besides ours.
 
     Returns:

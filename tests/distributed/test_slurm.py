@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import only_run, record_of
 
 from project.configuration import PACKAGE
 from project.distributed.slurm import begun_before
@@ -90,15 +91,6 @@ def stopped(monkeypatch) -> Callable[..., int]:
             return command(arguments)
 
     return train
-
-
-def record_of(run: Path) -> dict[str, Any]:
-    return json.loads((run / "run.json").read_text())
-
-
-def only_run(runs: str | Path) -> Path:
-    (run,) = Path(runs).iterdir()
-    return run
 
 
 def is_equal(run: Path, other: Path) -> bool:
