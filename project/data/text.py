@@ -14,19 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from project.checkpoints.hyper_parameters import save_plain_hyperparameters
+from project.data.cleaning import Cleaning, clean, decoded, no_counts
 from project.data.corpora import Corpus, Document
 from project.data.download import data_root
 from project.data.loader import IGNORED, PADDING, SeededLoader, derived_seed, train_position
-from project.data.token_files import (
-    Cleaning,
-    Preparation,
-    TokenFile,
-    clean,
-    decoded,
-    no_counts,
-    prepare,
-    token_cache,
-)
+from project.data.token_files import Preparation, TokenFile, prepare, token_cache
 from project.data.tokenization import ByteTokenizer, Tokenizer
 
 Indices = NDArray[np.int64]

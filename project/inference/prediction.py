@@ -15,7 +15,7 @@ from torch import Tensor
 from project.checkpoints.checkpoint_file import read
 from project.checkpoints.loading import checkpoint_of, on_device, rebuild
 from project.data.corpora import Document
-from project.data.image_sets import read_image
+from project.data.image_files import read_image
 from project.data.images import normalise_
 from project.data.loader import IGNORED
 from project.data.text import Streams, TextData, Windows, take_windows

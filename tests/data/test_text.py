@@ -9,10 +9,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import Trainer as LightningTrainer
 
+from project.data.cleaning import Cleaning
 from project.data.corpora import PythonDocs, TextCorpus
 from project.data.loader import IGNORED
 from project.data.text import Streams, TextData, Windows, take_windows
-from project.data.token_files import Cleaning
 from project.data.tokenization import BPETokenizer, ByteTokenizer, CharTokenizer
 
 

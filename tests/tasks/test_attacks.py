@@ -18,15 +18,13 @@ from project.data.images import ImageData
 from project.models.cnn import CNN
 from project.models.mlp import MLP
 from project.models.rnn import RNN
+from project.reporting.images.attacks import fgsm, smallest_changes, strongest_pgd
 from project.reporting.subject import Classifier
 from project.tasks.attacks import (
     ProjectedGradientDescent,
     evaluation_mode,
-    fgsm,
     is_right,
     pgd,
-    smallest_changes,
-    strongest_pgd,
     uniform_like,
 )
 from project.tasks.image_classification import ImageClassification, pixel_limits
