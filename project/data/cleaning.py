@@ -32,7 +32,9 @@ class Cleaning:
 
 
 def decoded(
-    document: Document, encoding: str, progress: Callable[[str, int], None]
+    document: Document,
+    encoding: str,
+    progress: Callable[[str, int], None] = lambda stage, num_bytes: None,
 ) -> Iterator[tuple[str, bool]]:
     """Yield the text of a document in blocks, each with whether it is the last.
 

@@ -48,7 +48,7 @@ both_ways = pytest.mark.parametrize("streams", [False, True], ids=["windows", "s
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_targets_are_inputs_one_step_later(tmp_path, streams, split) -> None:
     data = numbered(tmp_path, streams=streams, batch_size=4, eval_batch_size=6)
-    for inputs, targets, *_ in data.loader(split, 4 if split == "train" else 6):
+    for inputs, targets, *_ in getattr(data, f"{split}_dataloader")():
         is_counted = targets != IGNORED
         assert (targets == inputs + 1)[is_counted].all()
         assert torch.equal(targets[:, :-1][is_counted[:, 1:]], inputs[:, 1:][is_counted[:, 1:]])
@@ -197,7 +197,7 @@ def test_no_window_crosses_the_split(tmp_path, streams) -> None:
     data.setup()
     for split, letter in (("train", "a"), ("val", "b"), ("test", "c")):
         seen = set()
-        for inputs, targets, *_ in data.loader(split, 3):
+        for inputs, targets, *_ in getattr(data, f"{split}_dataloader")():
             seen |= set(inputs.unique().tolist()) | set(targets.unique().tolist())
         assert seen - {IGNORED} == {ord(letter)}
 

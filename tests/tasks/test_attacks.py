@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from project.checkpoints.checkpoint_file import read
 from project.checkpoints.loading import rebuild
 from project.data.image_sets import Digits
-from project.data.images import ImageData
+from project.data.images import ImageData, normalisation
 from project.models.cnn import CNN
 from project.models.mlp import MLP
 from project.models.rnn import RNN
@@ -139,7 +139,7 @@ def test_an_attack_on_normalised_images_is_that_on_pixels() -> None:
     expected = pgd(on_pixels, pixels, labels, 0.1, 0.03, 3, generator=generator())
 
     class Data:
-        scale_and_offset = torch.stack([1 / std, -mean / std])[:, :, None, None]
+        scale_and_offset = normalisation(mean, std)
 
     low, high = pixel_limits(Data())
     scale, offset = Data.scale_and_offset
