@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from torch import nn
 
 from project.data import idx
 from project.data.corpora import TinyShakespeare
+from project.data.text import TextData
 
 REAL_DATA = os.environ.get("DATA_DIR")
 
@@ -51,6 +53,28 @@ def networks_with(argument: str) -> Iterator[type[nn.Module]]:
             cls = getattr(importlib.import_module(module), name)
             if argument in inspect.signature(cls).parameters:
                 yield cls
+
+
+def awake(network: nn.Module, std: float = 0.5) -> nn.Module:
+    """Give what starts at zero, or next to it, some weights, so that every path counts."""
+    for name, parameter in network.named_parameters():
+        if not parameter.any() or name.endswith(("out.weight", "gain", "head.weight")):
+            nn.init.normal_(parameter, std=std)
+    return network
+
+
+def quiet_trainer(folder: Path, **options: Any) -> Trainer:
+    """A Trainer on the CPU that shows, keeps and tries nothing, but for what `options` ask."""
+    switches = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    quiet = {**dict.fromkeys(switches, False), "num_sanity_val_steps": 0}
+    return Trainer(accelerator="cpu", default_root_dir=folder, **{**quiet, **options})
+
+
+def ready(data: TextData, stage: str | None = None) -> TextData:
+    """Prepare and open a text, as a Trainer does."""
+    data.prepare_data()
+    data.setup(stage)
+    return data
 
 
 def small_digits_run(folder: Path) -> Path:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import ready
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import Trainer as LightningTrainer
@@ -30,10 +31,8 @@ def numbered(folder: Path, num_tokens: int = 1000, **options) -> TextData:
         **options,
     }
     corpus = TextCorpus(*paths)
-    data = TextData(corpus, CharTokenizer(), cache_dir=str(folder / "cache"), seed=0, **options)
-    data.prepare_data()
-    data.setup()
-    return data
+    cache = str(folder / "cache")
+    return ready(TextData(corpus, CharTokenizer(), cache_dir=cache, seed=0, **options))
 
 
 def counted(batches) -> list[int]:
@@ -193,8 +192,7 @@ def test_no_window_crosses_the_split(tmp_path, streams) -> None:
         test_fraction=63 / 629,
         cache_dir=str(tmp_path / "cache"),
     )
-    data.prepare_data()
-    data.setup()
+    ready(data)
     for split, letter in (("train", "a"), ("val", "b"), ("test", "c")):
         seen = set()
         for inputs, targets, *_ in getattr(data, f"{split}_dataloader")():
@@ -249,8 +247,7 @@ def test_numbers_out_of_range_are_refused(options, message) -> None:
 
 def test_a_checkpoint_brings_the_tokenizer_back(tmp_path) -> None:
     data = TextData(PythonDocs(), BPETokenizer(300), cache_dir=str(tmp_path / "cache"))
-    data.prepare_data()
-    data.setup()
+    ready(data)
     twin = TextData(PythonDocs(), BPETokenizer(300), cache_dir=str(tmp_path / "other"))
     twin.load_state_dict(data.state_dict())
     assert twin.tokenizer.vocabulary == data.tokenizer.vocabulary
@@ -264,14 +261,12 @@ def test_another_text_is_read_with_the_tokenizer_of_the_checkpoint(tmp_path, tok
     cache = str(tmp_path / "cache")
     options = {"context_length": 8, "cache_dir": cache}
     trained = TextData(TextCorpus(str(tmp_path / "one.txt")), tokenizer(), **options)
-    trained.prepare_data()
-    trained.setup()
+    ready(trained)
     again = TextData(TextCorpus(str(tmp_path / "one.txt")), tokenizer(), **options)
     other = TextData(TextCorpus(str(tmp_path / "other.txt")), tokenizer(), **options)
     for data in (again, other):
         data.load_state_dict(trained.state_dict())
-        data.prepare_data()
-        data.setup("test")
+        ready(data, "test")
         assert data.tokenizer.vocabulary == trained.tokenizer.vocabulary
     assert again.token_file.was_cached
     text = other.tokenizer.decode(other.splits["train"].tolist())
@@ -287,8 +282,7 @@ def test_a_short_text_can_be_evaluated_whole(tmp_path) -> None:
         test_fraction=0,
         cache_dir=str(tmp_path / "cache"),
     )
-    data.prepare_data()
-    data.setup("test")
+    ready(data, "test")
     (batch,) = data.evaluation_loader("train")
     assert (batch.targets != -100).sum() == 7
     assert batch.starts.tolist() == [0]
@@ -299,8 +293,7 @@ def test_a_text_that_is_changed_or_gone_after_setup_does_not_matter(tmp_path) ->
     characters = data.tokenizer.vocabulary
     (tmp_path / "train.txt").write_text("another text")
     (tmp_path / "val.txt").unlink()
-    data.prepare_data()  # as Lightning does before each stage
-    data.setup("test")
+    ready(data, "test")  # as Lightning does before each stage
     assert data.tokenizer.vocabulary == characters
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
@@ -326,8 +319,7 @@ def test_a_prompt_is_cleaned_as_the_text_was(tmp_path) -> None:
         cache_dir=str(tmp_path / "c"),
         context_length=8,
     )
-    data.prepare_data()
-    data.setup()
+    ready(data)
     assert data.tokenizer.decode(data.prompt_tokens("CAFE\u0301\r\n\x07")) == "caf\u00e9\n"
     with pytest.raises(ValueError, match="the prompt has 'xy', which is not among the 10"):
         data.prompt_tokens("Xylit")
@@ -340,16 +332,14 @@ def test_a_split_that_is_not_there_is_named(tmp_path) -> None:
     path = tmp_path / "text.txt"
     path.write_text("a" * 1000)
     data = TextData(TextCorpus(str(path)), test_fraction=0.0, cache_dir=str(tmp_path / "c"))
-    data.prepare_data()
-    data.setup()
+    ready(data)
     with pytest.raises(ValueError, match=r"no test split: set --data.test_fraction above 0"):
         data.test_dataloader()
 
 
 def test_embedded_docs_need_no_file(tmp_path) -> None:
     data = TextData(PythonDocs(), root=str(tmp_path / "nothing"))
-    data.prepare_data()
-    data.setup()
+    ready(data)
     batch = next(iter(data.train_dataloader()))
     assert batch.inputs.shape == (32, 64)
     assert "PythonDocs" in data.summary()

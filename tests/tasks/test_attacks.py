@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from conftest import quiet_trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -252,16 +252,7 @@ def fitted(path: Path, attack: ProjectedGradientDescent | None, **options) -> Im
     task = ImageClassification(network, optimizer, attack=attack)
     data = ImageData(Digits(), batch_size=64, seed=0)
     options = {"max_epochs": 6, "precision": "32-true"} | options
-    trainer = Trainer(
-        accelerator="cpu",
-        default_root_dir=path,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
-    )
-    trainer.fit(task, data)
+    quiet_trainer(path, **options).fit(task, data)
     return task
 
 
@@ -315,9 +306,9 @@ def test_attacked_training_and_evaluation_in_half_precision(tmp_path) -> None:
 def test_attacked_evaluation_counts_no_filler_and_needs_the_normalisation(tmp_path) -> None:
     task = ImageClassification(MLP(image_size=8, width=4), attack=ProjectedGradientDescent())
     batch = torch.randn(4, 1, 8, 8), torch.tensor([3, 1, -100, -100])
-    trainer = Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path)
+    batches = DataLoader([batch], batch_size=None)
     with pytest.raises(ValueError, match="do not say how they were normalised"):
-        trainer.validate(task, DataLoader([batch], batch_size=None), verbose=False)
+        quiet_trainer(tmp_path).validate(task, batches, verbose=False)
     task.pixel_limits = torch.tensor([0.0, 1.0])[:, None, None, None]
     task.start_evaluation()
     task.log_dict = lambda *_, **__: None

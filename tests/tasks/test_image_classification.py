@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Trainer
+from conftest import quiet_trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -24,18 +24,6 @@ def small_mlp(**options) -> MLP:
     network = MLP(image_size=8, width=16, depth=1, **options)
     nn.init.normal_(network.head.weight)
     return network
-
-
-def quiet_trainer(path: Path, **options) -> Trainer:
-    options.setdefault("logger", False)
-    options.setdefault("enable_checkpointing", False)
-    return Trainer(
-        accelerator="cpu",
-        default_root_dir=path,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
-    )
 
 
 def test_accuracy_with_an_uneven_last_batch_equals_the_count_by_hand(tmp_path) -> None:
@@ -82,7 +70,7 @@ def test_label_smoothing_is_in_training_only(tmp_path) -> None:
     logged = validated(smoothed, (images, labels), tmp_path)
     expected = F.cross_entropy(smoothed(images), labels).item()
     assert logged["val/loss"] == pytest.approx(expected, rel=1e-6)
-    trainer = quiet_trainer(tmp_path, max_steps=1, num_sanity_val_steps=0)
+    trainer = quiet_trainer(tmp_path, max_steps=1)
     losses = []
     for smoothing in (0.0, 0.2):
         torch.manual_seed(0)
@@ -110,7 +98,7 @@ def test_any_optimizer_trains_and_spares_vectors_the_decay(cls, tmp_path) -> Non
     )
     before = [p.clone() for p in task.parameters()]
     data = ImageData(Digits(), batch_size=256)
-    trainer = quiet_trainer(tmp_path, max_epochs=2, num_sanity_val_steps=0)
+    trainer = quiet_trainer(tmp_path, max_epochs=2)
     trainer.fit(task, data)
     groups = trainer.optimizers[0].param_groups
     counts = [sum(p.numel() for p in group["params"]) for group in groups]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import quiet_trainer, ready
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
@@ -23,13 +24,6 @@ from project.models.transformer import GPT
 from project.tasks.language_modeling import LanguageModeling
 
 SENTENCE = "It was the best of times, it was the worst of times.\n"
-
-
-def quiet_trainer(path: Path, **options) -> Trainer:
-    for name in ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"):
-        options.setdefault(name, False)
-    options.setdefault("log_every_n_steps", 5)
-    return Trainer(accelerator="cpu", default_root_dir=path, num_sanity_val_steps=0, **options)
 
 
 def small_data(folder: Path, tokenizer=None, **options) -> TextData:
@@ -97,9 +91,7 @@ def test_metrics_equal_those_by_hand_over_all_tokens(tmp_path, streams) -> None:
 
 @pytest.mark.parametrize("tokenizer", [CharTokenizer(), BPETokenizer(300)])
 def test_bits_per_byte_compare_tokenizers(tmp_path, tokenizer) -> None:
-    data = small_data(tmp_path, tokenizer)
-    data.prepare_data()
-    data.setup()
+    data = ready(small_data(tmp_path, tokenizer))
     task = LanguageModeling(Uniform(data.vocab_size))
     (logged,) = quiet_trainer(tmp_path).test(task, data, verbose=False)
     tokens = data.splits["test"]
@@ -244,9 +236,7 @@ def test_windows_are_each_read_from_an_empty_state(tmp_path) -> None:
 
 
 def test_network_for_other_data_is_refused_with_the_flags_to_set(tmp_path) -> None:
-    data = small_data(tmp_path)
-    data.prepare_data()
-    data.setup()
+    data = ready(small_data(tmp_path))
     message = (
         r"GPT was built for vocab_size 65, context_length 8, but the data have vocab_size 256, "
         r"context_length 16; set --model.network.vocab_size 256 --model.network.context_length 16"
@@ -260,18 +250,15 @@ def test_network_for_other_data_is_refused_with_the_flags_to_set(tmp_path) -> No
 def test_a_sample_is_written_at_each_validation(tmp_path) -> None:
     task = LanguageModeling(small_mlp(), sample_prompt="It was", sample_tokens=20)
     logger = MetricsFile(tmp_path / "log")
-    trainer = Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
+        tmp_path,
         max_steps=9,
         val_check_interval=3,
         check_val_every_n_epoch=None,
         log_every_n_steps=3,
         logger=logger,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-    )  # with the sanity check, which writes none
+        num_sanity_val_steps=2,  # which write none
+    )
     trainer.fit(task, small_data(tmp_path))
     written = (tmp_path / "log" / "samples.txt").read_text(encoding="utf-8")
     steps = [line for line in written.splitlines() if line.startswith("--- step")]
@@ -295,9 +282,7 @@ def test_logits_that_are_not_finite_do_not_stop_the_training_by_the_sample(tmp_p
     ("prompt", "message"), [("", "has no tokens"), ("\u00e9", "has '\u00e9', which is not among")]
 )
 def test_a_prompt_that_cannot_be_is_refused_before_the_training(tmp_path, prompt, message) -> None:
-    data = small_data(tmp_path, CharTokenizer())
-    data.prepare_data()
-    data.setup()
+    data = ready(small_data(tmp_path, CharTokenizer()))
     with pytest.raises(ValueError, match=f"--model.sample_prompt: the prompt {message}"):
         LanguageModeling(small_mlp(), sample_prompt=prompt).check_data(data)
 
