@@ -18,7 +18,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from project.data import idx
-from project.data.corpora import TinyShakespeare
+from project.data.corpora import TextCorpus, TinyShakespeare
 from project.data.text import TextData
 
 REAL_DATA = os.environ.get("DATA_DIR")
@@ -68,6 +68,13 @@ def quiet_trainer(folder: Path, **options: Any) -> Trainer:
     switches = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
     quiet = {**dict.fromkeys(switches, False), "num_sanity_val_steps": 0}
     return Trainer(accelerator="cpu", default_root_dir=folder, **{**quiet, **options})
+
+
+def text_data(folder: Path, text: str, *arguments: Any, **options: Any) -> TextData:
+    """A text of its own below `folder`; the rest are arguments of `TextData`."""
+    path = folder / "text.txt"
+    path.write_text(text, encoding="utf-8")
+    return TextData(TextCorpus(str(path)), *arguments, cache_dir=str(folder / "cache"), **options)
 
 
 def ready(data: TextData, stage: str | None = None) -> TextData:

@@ -100,17 +100,9 @@ class FashionMNIST(ImageSet):
     """70,000 grey 28 x 28 pictures of clothes; official test split (Xiao et al. 2017)."""
 
     class_names = (
-        "T-shirt",
-        "trousers",
-        "pullover",
-        "dress",
-        "coat",
-        "sandal",
-        "shirt",
-        "sneaker",
-        "bag",
-        "ankle boot",
-    )
+        "T-shirt", "trousers", "pullover", "dress", "coat",
+        "sandal", "shirt", "sneaker", "bag", "ankle boot",
+    )  # fmt: skip
 
     def download(self, root: Path) -> None:
         download_idx("FashionMNIST", root)
@@ -180,17 +172,8 @@ class CIFAR10(ImageSet):
     """60,000 colour 32 x 32 photographs (Krizhevsky 2009); official test split of 10,000."""
 
     class_names = (
-        "airplane",
-        "automobile",
-        "bird",
-        "cat",
-        "deer",
-        "dog",
-        "frog",
-        "horse",
-        "ship",
-        "truck",
-    )
+        "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+    )  # fmt: skip
 
     def download(self, root: Path) -> None:
         from torchvision import datasets

@@ -234,7 +234,7 @@ class TextData(LightningDataModule):
             )
         if not text:
             raise ValueError("the prompt has no tokens and at least one is needed")
-        return [int(token) for token in self.tokenizer.encode(text)]
+        return self.tokenizer.encode(text).tolist()
 
     def document_tokens(self, document: Document, encoding: str) -> tuple[NDArray[Any], int]:
         """Return the tokens (n,) of another text, cleaned as the corpus was; needs no `setup`.
@@ -256,15 +256,11 @@ class TextData(LightningDataModule):
 
     def describe(self) -> dict[str, Any]:
         """Return what a run's record holds: the corpus, its sizes and hashes."""
+        kept = ("vocab_size", "tokens", "bytes", "characters", "made_from", "sha256")
         return {
             "corpus": type(self.corpus).__name__,
             "tokenizer": type(self.tokenizer).__name__,
-            "vocab_size": self.vocab_size,
-            "tokens": self.info["tokens"],
-            "bytes": self.info["bytes"],
-            "characters": self.info["characters"],
-            "made_from": self.info["made_from"],
-            "sha256": self.info["sha256"],
+            **{key: self.info[key] for key in kept},
         }
 
     def summary(self) -> str:

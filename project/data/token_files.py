@@ -97,11 +97,7 @@ class TokenFile:
         return np.memmap(path, dtype, "r", before * dtype.itemsize, shape=(sizes[split],))
 
 
-def prepare(
-    preparation: Preparation,
-    root: Path,
-    cache: Path,
-) -> TokenFile:
+def prepare(preparation: Preparation, root: Path, cache: Path) -> TokenFile:
     """Return the tokens of a corpus, from the cache where they are there and whole.
 
     Args:
@@ -267,9 +263,7 @@ def write_prepared(
     if not preparation.is_fitted:
         tokenizer.fit(read_lines(text, *ranges["train"], lambda n: progress("fit", n)))
     vocab_size = len(tokenizer.vocabulary)
-    dtype = np.dtype(
-        np.uint8 if vocab_size <= 1 << 8 else np.uint16 if vocab_size <= 1 << 16 else np.uint32
-    )
+    dtype = np.min_scalar_type(vocab_size - 1)
     digest = hashlib.sha256()
     occurrences = {split: np.zeros(vocab_size, np.int64) for split in SPLITS}
     with (folder / "tokens.bin").open("wb") as file:

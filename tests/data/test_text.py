@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ready
+from conftest import ready, text_data
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import Trainer as LightningTrainer
@@ -180,19 +180,9 @@ def test_streams_are_shared_by_processes_row_by_row(tmp_path) -> None:
 
 @both_ways
 def test_no_window_crosses_the_split(tmp_path, streams) -> None:
-    path = tmp_path / "text.txt"
-    path.write_text("a" * 503 + "b" * 63 + "c" * 63)
-    data = TextData(
-        TextCorpus(str(path)),
-        context_length=8,
-        batch_size=3,
-        eval_batch_size=2,
-        streams=streams,
-        val_fraction=63 / 629,
-        test_fraction=63 / 629,
-        cache_dir=str(tmp_path / "cache"),
-    )
-    ready(data)
+    text, share = "a" * 503 + "b" * 63 + "c" * 63, 63 / 629
+    options = {"context_length": 8, "batch_size": 3, "eval_batch_size": 2, "streams": streams}
+    data = ready(text_data(tmp_path, text, val_fraction=share, test_fraction=share, **options))
     for split, letter in (("train", "a"), ("val", "b"), ("test", "c")):
         seen = set()
         for inputs, targets, *_ in getattr(data, f"{split}_dataloader")():
@@ -223,12 +213,8 @@ def test_too_few_tokens_for_streams_are_refused(tmp_path) -> None:
 
 
 def test_nothing_to_validate_on_is_refused(tmp_path) -> None:
-    path = tmp_path / "text.txt"
-    path.write_text("a" * 100)
-    data = TextData(TextCorpus(str(path)), val_fraction=0.0, cache_dir=str(tmp_path / "cache"))
-    data.prepare_data()
     with pytest.raises(ValueError, match=r"leaves 0 tokens to validate on.*--data.val_fraction"):
-        data.setup()
+        ready(text_data(tmp_path, "a" * 100, val_fraction=0.0))
 
 
 @pytest.mark.parametrize(
@@ -256,14 +242,11 @@ def test_a_checkpoint_brings_the_tokenizer_back(tmp_path) -> None:
 
 @pytest.mark.parametrize("tokenizer", [CharTokenizer, BPETokenizer, ByteTokenizer])
 def test_another_text_is_read_with_the_tokenizer_of_the_checkpoint(tmp_path, tokenizer) -> None:
-    for name, text in (("one", "abcab cab\n" * 50), ("other", "bca zab\n" * 40)):
-        (tmp_path / f"{name}.txt").write_text(text)
-    cache = str(tmp_path / "cache")
-    options = {"context_length": 8, "cache_dir": cache}
-    trained = TextData(TextCorpus(str(tmp_path / "one.txt")), tokenizer(), **options)
-    ready(trained)
-    again = TextData(TextCorpus(str(tmp_path / "one.txt")), tokenizer(), **options)
-    other = TextData(TextCorpus(str(tmp_path / "other.txt")), tokenizer(), **options)
+    (tmp_path / "other").mkdir()
+    text, strange = "abcab cab\n" * 50, "bca zab\n" * 40
+    trained = ready(text_data(tmp_path, text, tokenizer(), context_length=8))
+    again = text_data(tmp_path, text, tokenizer(), context_length=8)
+    other = text_data(tmp_path / "other", strange, tokenizer(), context_length=8)
     for data in (again, other):
         data.load_state_dict(trained.state_dict())
         ready(data, "test")
@@ -274,15 +257,8 @@ def test_another_text_is_read_with_the_tokenizer_of_the_checkpoint(tmp_path, tok
 
 
 def test_a_short_text_can_be_evaluated_whole(tmp_path) -> None:
-    (tmp_path / "short.txt").write_text("abc abc\n")
-    data = TextData(
-        TextCorpus(str(tmp_path / "short.txt")),
-        context_length=64,
-        val_fraction=0,
-        test_fraction=0,
-        cache_dir=str(tmp_path / "cache"),
-    )
-    ready(data, "test")
+    data = ready(text_data(tmp_path, "abc abc\n", val_fraction=0, test_fraction=0), "test")
+    assert data.context_length == 64
     (batch,) = data.evaluation_loader("train")
     assert (batch.targets != -100).sum() == 7
     assert batch.starts.tolist() == [0]
@@ -309,17 +285,8 @@ def test_a_checkpoint_whose_tokens_mean_something_else_is_refused(tmp_path) -> N
 
 
 def test_a_prompt_is_cleaned_as_the_text_was(tmp_path) -> None:
-    path = tmp_path / "text.txt"
-    path.write_text("caf\u00e9 au lait\n" * 20, encoding="utf-8")
-    cleaning = Cleaning(lower_case=True, normal_form="NFC")
-    data = TextData(
-        TextCorpus(str(path)),
-        CharTokenizer(),
-        cleaning=cleaning,
-        cache_dir=str(tmp_path / "c"),
-        context_length=8,
-    )
-    ready(data)
+    options = {"cleaning": Cleaning(lower_case=True, normal_form="NFC"), "context_length": 8}
+    data = ready(text_data(tmp_path, "caf\u00e9 au lait\n" * 20, CharTokenizer(), **options))
     assert data.tokenizer.decode(data.prompt_tokens("CAFE\u0301\r\n\x07")) == "caf\u00e9\n"
     with pytest.raises(ValueError, match="the prompt has 'xy', which is not among the 10"):
         data.prompt_tokens("Xylit")
@@ -329,10 +296,7 @@ def test_a_prompt_is_cleaned_as_the_text_was(tmp_path) -> None:
 
 
 def test_a_split_that_is_not_there_is_named(tmp_path) -> None:
-    path = tmp_path / "text.txt"
-    path.write_text("a" * 1000)
-    data = TextData(TextCorpus(str(path)), test_fraction=0.0, cache_dir=str(tmp_path / "c"))
-    ready(data)
+    data = ready(text_data(tmp_path, "a" * 1000, test_fraction=0.0))
     with pytest.raises(ValueError, match=r"no test split: set --data.test_fraction above 0"):
         data.test_dataloader()
 

@@ -19,8 +19,9 @@ TEXT = "".join(f"line {i} of a text, {'abcdefghij'[i % 10] * 3}\n" for i in rang
 
 
 def preparation(path: Path, tokenizer: Tokenizer | None = None, **options) -> Preparation:
+    ours = {n: options.pop(n) for n in ("val_path", "test_path", "encoding") if n in options}
     return Preparation(
-        TextCorpus(str(path), encoding=options.pop("encoding", "utf-8")),
+        TextCorpus(str(path), **ours),
         tokenizer or ByteTokenizer(),
         Cleaning(**options.pop("cleaning", {})),
         options.pop("val_fraction", 0.1),
@@ -79,10 +80,8 @@ def test_no_character_is_cut_by_a_split(tmp_path, val_fraction) -> None:
 def test_validation_and_test_may_be_files_of_their_own(text) -> None:
     for name in ("val", "test"):
         text.with_name(f"{name}.txt").write_text(f"this is the {name} text")
-    corpus = TextCorpus(str(text), str(text.with_name("val.txt")), str(text.with_name("test.txt")))
-    file = prepare(
-        Preparation(corpus, ByteTokenizer(), Cleaning(), 0.1, 0.1), text.parent, text.parent / "c"
-    )
+    paths = {f"{name}_path": str(text.with_name(f"{name}.txt")) for name in ("val", "test")}
+    file = prepared(text, **paths)
     assert bytes(file.tokens("train")).decode() == TEXT
     assert bytes(file.tokens("val")).decode() == "this is the val text"
     assert bytes(file.tokens("test")).decode() == "this is the test text"
@@ -273,9 +272,8 @@ def test_other_encodings_are_read(tmp_path, encoding) -> None:
 def test_an_empty_text_of_another_split_is_named_with_its_own_counts(text, name) -> None:
     empty = text.with_name("empty.txt")
     empty.write_bytes(b"\x00")
-    corpus = TextCorpus(str(text), **{f"{name}_path": str(empty)})
-    with pytest.raises(ValueError, match=r"empty.txt' is empty: 1 characters read and none kept"):
-        prepare(Preparation(corpus, ByteTokenizer(), Cleaning(), 0.1, 0.1), text, text.parent / "c")
+    message = refusal(text, **{f"{name}_path": str(empty)})
+    assert "empty.txt' is empty: 1 characters read and none kept" in message
 
 
 def test_utf16_without_a_mark_names_the_remedy(tmp_path) -> None:

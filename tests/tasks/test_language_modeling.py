@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import quiet_trainer, ready
+from conftest import quiet_trainer, ready, text_data
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from project.checkpoints.run_files import MetricsFile
-from project.data.corpora import PythonDocs, TextCorpus
+from project.data.corpora import PythonDocs
 from project.data.loader import IGNORED
 from project.data.text import TextData, TokenBatch
 from project.data.tokenization import BPETokenizer, CharTokenizer
@@ -27,12 +27,8 @@ SENTENCE = "It was the best of times, it was the worst of times.\n"
 
 
 def small_data(folder: Path, tokenizer=None, **options) -> TextData:
-    path = folder / "text.txt"
-    path.write_text(SENTENCE * 60)
     options = {"context_length": 16, "batch_size": 4, "eval_batch_size": 7, **options}
-    return TextData(
-        TextCorpus(str(path)), tokenizer, cache_dir=str(folder / "cache"), seed=0, **options
-    )
+    return text_data(folder, SENTENCE * 60, tokenizer, seed=0, **options)
 
 
 def small_rnn(**options) -> RNNLanguageModel:
@@ -102,15 +98,8 @@ def test_bits_per_byte_compare_tokenizers(tmp_path, tokenizer) -> None:
 
 
 def test_unknown_characters_cost_bits_and_count_as_no_bytes(tmp_path) -> None:
-    path = tmp_path / "text.txt"
-    path.write_text("abab" * 200 + "abXX" * 10)
-    data = TextData(
-        TextCorpus(str(path)),
-        CharTokenizer(),
-        val_fraction=40 / 840,
-        test_fraction=0.0,
-        cache_dir=str(tmp_path / "cache"),
-    )
+    text, shares = "abab" * 200 + "abXX" * 10, {"val_fraction": 40 / 840, "test_fraction": 0.0}
+    data = text_data(tmp_path, text, CharTokenizer(), **shares)
     (logged,) = quiet_trainer(tmp_path).validate(LanguageModeling(Uniform(3)), data, verbose=False)
     assert logged["val/bits_per_byte"] == pytest.approx(39 * math.log2(3) / 19, rel=1e-6)
 
