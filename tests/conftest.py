@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from torch import nn
 
 from project.data import idx
-from project.data.corpora import TinyShakespeare
+from project.data.corpora import TextCorpus, TinyShakespeare
+from project.data.text import TextData
 
 REAL_DATA = os.environ.get("DATA_DIR")
 
@@ -70,6 +72,35 @@ def logged(run: Path, name: str) -> list[float]:
     """Return the values of a column of `metrics.csv`."""
     with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
         return [float(row[name]) for row in csv.DictReader(file) if row[name]]
+
+
+def awake(network: nn.Module, std: float = 0.5) -> nn.Module:
+    """Give what starts at zero, or next to it, some weights, so that every path counts."""
+    for name, parameter in network.named_parameters():
+        if not parameter.any() or name.endswith(("out.weight", "gain", "head.weight")):
+            nn.init.normal_(parameter, std=std)
+    return network
+
+
+def quiet_trainer(folder: Path, **options: Any) -> Trainer:
+    """A Trainer on the CPU that shows, keeps and tries nothing, but for what `options` ask."""
+    switches = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    quiet = {**dict.fromkeys(switches, False), "num_sanity_val_steps": 0}
+    return Trainer(accelerator="cpu", default_root_dir=folder, **{**quiet, **options})
+
+
+def text_data(folder: Path, text: str, *arguments: Any, **options: Any) -> TextData:
+    """A text of its own below `folder`; the rest are arguments of `TextData`."""
+    path = folder / "text.txt"
+    path.write_text(text, encoding="utf-8")
+    return TextData(TextCorpus(str(path)), *arguments, cache_dir=str(folder / "cache"), **options)
+
+
+def ready(data: TextData, stage: str | None = None) -> TextData:
+    """Prepare and open a text, as a Trainer does."""
+    data.prepare_data()
+    data.setup(stage)
+    return data
 
 
 def small_digits_run(folder: Path, *more: str) -> Path:

@@ -76,7 +76,7 @@ def torchvision_loader(ours: ImageData, first: list[Any]) -> DataLoader[Any]:
     from torchvision import transforms
 
     train = ours.splits["train"]
-    normalise = transforms.Normalize(ours.mean.div(255).tolist(), ours.std.div(255).tolist())  # type: ignore[union-attr]
+    normalise = transforms.Normalize(ours.mean.div(255).tolist(), ours.std.div(255).tolist())
     change = transforms.Compose([*first, transforms.ToTensor(), normalise])
     dataset = torchvision_set(train.images[:2500], train.labels[:2500], change)
     return DataLoader(dataset, batch_size=BATCH_SIZE, shuffle=True)

@@ -15,8 +15,8 @@ from torch import Tensor
 from project.checkpoints.checkpoint_file import read
 from project.checkpoints.loading import checkpoint_of, on_device, rebuild
 from project.data.corpora import Document
-from project.data.image_sets import read_image
-from project.data.images import normalise_
+from project.data.image_files import read_image
+from project.data.images import normalisation, normalise_
 from project.data.loader import IGNORED
 from project.data.text import Streams, TextData, Windows, take_windows
 from project.intervals import mean_interval
@@ -89,7 +89,7 @@ class ImageModel:
         self.image_size: int = data.get("image_size") or network.image_size
         self.in_channels: int = data.get("in_channels") or network.in_channels
         mean, std = torch.tensor(data["mean"]), torch.tensor(data["std"])
-        self.scale_and_offset = torch.stack([1 / std, -mean / std])[:, :, None, None].to(device)
+        self.scale_and_offset = normalisation(mean, std).to(device)
         colour = "grey" if self.in_channels == 1 else "colour"
         self.read_as = f"{self.image_size}x{self.image_size} {colour}"
 

@@ -10,6 +10,7 @@ from conftest import write_idx
 from PIL import Image
 
 from project.data import idx
+from project.data.image_files import read_image
 from project.data.image_sets import (
     CIFAR10,
     EMNIST,
@@ -19,7 +20,6 @@ from project.data.image_sets import (
     Digits,
     FashionMNIST,
     ImageFolder,
-    read_image,
     stratified_folds,
     stratified_sample,
 )

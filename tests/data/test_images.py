@@ -118,7 +118,7 @@ def test_augmentation_depends_on_seed_epoch_and_sample_and_spares_evaluation() -
 
 
 def test_padded_samples_are_labelled_as_ignored() -> None:
-    loader = digits().loader("test", 100)
+    loader = digits().evaluation_loader("test")
     _, labels = loader.make_batch(torch.tensor([0, 1, -1]), 0)
     assert labels[2] == -100
     assert (labels[:2] >= 0).all()

@@ -14,8 +14,9 @@ from project.models.mlp import MLP
 from project.reporting.findings import Figures, Measure, Picture, Section, Table
 from project.reporting.images import attacked as attacks
 from project.reporting.images import robustness
+from project.reporting.images.attacks import smallest_changes
 from project.reporting.subject import Images, Subject
-from project.tasks.attacks import ProjectedGradientDescent, is_right, smallest_changes
+from project.tasks.attacks import ProjectedGradientDescent, is_right
 from project.tasks.image_classification import ImageClassification
 
 CPU = torch.device("cpu")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from project.data.cleaning import Cleaning
 from project.data.corpora import Corpus, Document, PythonDocs
 from project.data.text import TextData
-from project.data.token_files import Cleaning
 from project.data.tokenization import BPETokenizer, ByteTokenizer, CharTokenizer, Tokenizer
 from project.reporting.findings import Section, Table
 from project.reporting.subject import Subject, Text

@@ -9,10 +9,10 @@ from torch import Tensor
 from project.intervals import wilson_interval
 from project.reporting.findings import Picture, with_unit
 from project.reporting.images.attacked import RESTARTS, STEPS, Attacked, mean
+from project.reporting.images.attacks import smallest_changes
 from project.reporting.images.corruptions import CORRUPTIONS
 from project.reporting.images.grids import LONGEST, grid_picture
 from project.reporting.subject import Images, Subject
-from project.tasks.attacks import smallest_changes
 from project.tracking.pictures import drawn, png
 
 SHOWN = 4  # images with the smallest change that fools
