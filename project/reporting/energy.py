@@ -28,7 +28,6 @@ from project.reporting.findings import (
 from project.reporting.identity import config_of
 from project.reporting.subject import BATCH, Subject
 
-TITLE = "Energy"
 REPETITIONS = 5
 SECONDS = 1.5  # of a repetition
 WINDOWS = 32  # of text that are read at once
@@ -73,7 +72,7 @@ def section(subject: Subject) -> Section:
         Words(SCOPE),
     ]
     mark: Mark = "told" if trained or repeated else "not run"
-    return Section("energy", TITLE, mark, " ".join(verdict), blocks)
+    return Section("energy", mark, " ".join(verdict), blocks)
 
 
 def energy_record(subject: Subject, section: Section) -> dict[str, Any]:

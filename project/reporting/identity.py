@@ -22,7 +22,6 @@ from project.reporting.recorded import is_best
 from project.reporting.subject import Subject
 from project.training.run_directory import code_hash, home_folder
 
-NAME, TITLE = "identity", "Identity"
 UNKNOWN = "not known: the checkpoint lies outside of a run directory"
 ANY_HOME = re.compile(r"(?<![\w.-])/(?:home|Users)/[^/\s'\"]+")  # of whoever trained it elsewhere
 RULE = "Nothing is judged here: what the model is, as the checkpoint and its run record it."
@@ -30,8 +29,7 @@ RULE = "Nothing is judged here: what the model is, as the checkpoint and its run
 
 def section(subject: Subject) -> Section:
     return Section(
-        NAME,
-        TITLE,
+        "identity",
         "told",
         verdict(subject),
         [

@@ -11,14 +11,14 @@ from sklearn.metrics import balanced_accuracy_score, f1_score
 from project.data.image_sets import Digits
 from project.data.images import ImageData
 from project.models.cnn import CNN
-from project.reporting.classification import (
+from project.reporting.images import calibration, performance
+from project.reporting.images.classification import (
     class_averages,
     most_confused,
     resampled_averages,
     threshold_of,
     worse_than_the_rest,
 )
-from project.reporting.images import calibration, performance
 from project.reporting.subject import Images, Subject
 from project.tasks.image_classification import ImageClassification
 from project.training.intervals import wilson_interval

@@ -79,7 +79,7 @@ def section(subject: Subject) -> Section:
     mark: Mark = "fails" if "fails" in marks else "caution" if "caution" in marks else "holds"
     verdict = " ".join(part.says for part in parts if part.says)
     blocks = [block for part in parts for block in part.blocks]
-    return Section("data", "Data", mark, verdict, [*blocks, RULE])
+    return Section("data", mark, verdict, [*blocks, RULE])
 
 
 def classes(images: Images) -> Part:

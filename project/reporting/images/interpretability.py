@@ -74,7 +74,7 @@ def section(subject: Subject) -> Section:
     assert subject.images is not None
     study = explained(subject, subject.images)
     mark, verdict = judged(study)
-    return Section("interpretability", "Interpretability", mark, verdict, blocks(subject, study))
+    return Section("interpretability", mark, verdict, blocks(subject, study))
 
 
 def judged(study: Study) -> tuple[Mark, str]:

@@ -9,13 +9,6 @@ import torch
 from torch import Tensor
 
 from project.reporting.bootstrap import DRAWS, interval_95
-from project.reporting.classification import (
-    class_averages,
-    most_confused,
-    resampled_averages,
-    threshold_of,
-    worse_than_the_rest,
-)
 from project.reporting.findings import (
     Block,
     Figures,
@@ -32,6 +25,13 @@ from project.reporting.findings import (
     share,
 )
 from project.reporting.images.class_pictures import confusion_picture
+from project.reporting.images.classification import (
+    class_averages,
+    most_confused,
+    resampled_averages,
+    threshold_of,
+    worse_than_the_rest,
+)
 from project.reporting.images.grids import LONGEST, grid_picture
 from project.reporting.recorded import recorded
 from project.reporting.subject import Images, Subject
@@ -107,7 +107,7 @@ def section(subject: Subject) -> Section:
     ]
     mark = mark_of(figures[0], figures[1], classes)
     verdict = verdict_of(figures, alone, of, classes, split)
-    return Section("performance", "Performance", mark, verdict, blocks)
+    return Section("performance", mark, verdict, blocks)
 
 
 def outcome(logits: Tensor, labels: Tensor) -> Outcome:

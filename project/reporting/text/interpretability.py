@@ -41,7 +41,7 @@ from project.reporting.text.reach import Reach, attention_blocks, measured_reach
 from project.reporting.text.token_pictures import Row, text_picture
 from project.training.intervals import mean_interval
 
-NAME, TITLE = "interpretability", "Interpretability"
+NAME = "interpretability"
 LENGTH = 64  # tokens of a window that is explained, or the context where it is shorter
 EXAMPLES_A_WINDOW = 25  # each costs hundreds of passes: a 25th of the report's n
 REDRAWN_WINDOWS = 12  # of the randomisation test
@@ -125,7 +125,7 @@ def section(subject: Subject) -> Section:
     assert subject.text is not None
     study = begin(subject, subject.text)
     if len(study.tokens) < 2:
-        return not_run(NAME, TITLE, "the text to measure on does not fill two windows")
+        return not_run(NAME, "the text to measure on does not fill two windows")
     for name in subject.track(METHODS, "attributing"):
         study.values[name] = explained(study, study.text.network, name, len(study.tokens), STEPS)
     remove(subject, study)
@@ -133,7 +133,7 @@ def section(subject: Subject) -> Section:
     reach = measured_reach(subject, subject.text)
     mark, says = judged(study)
     verdict = f"{says} {reach.in_words()}"
-    return Section(NAME, TITLE, mark, verdict, blocks(study, reach))
+    return Section(NAME, mark, verdict, blocks(study, reach))
 
 
 def begin(subject: Subject, text: Text) -> Study:
