@@ -25,7 +25,7 @@ from project.reporting.findings import (
     fact,
     missing,
 )
-from project.reporting.identity import config_of
+from project.reporting.recorded import config_of
 from project.reporting.subject import BATCH, Subject
 
 REPETITIONS = 5

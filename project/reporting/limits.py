@@ -5,10 +5,9 @@ The evidence names articles; whether they apply, and whether they are met, is fo
 
 from typing import NamedTuple
 
-from project.inference.evaluation import same_examples
 from project.reporting.findings import MARKS, SECTIONS, Measure, Section, Table, Words
-from project.reporting.identity import data_name
 from project.reporting.markdown import table
+from project.reporting.recorded import data_name, is_own_data
 from project.reporting.subject import Subject
 
 NAME = "limits"
@@ -77,15 +76,6 @@ def data_in_words(subject: Subject) -> str:
     if not is_same:
         return "measured on other data than in its training, which it may have been trained on"
     return "measured on data from the source of its training data"
-
-
-def is_own_data(subject: Subject) -> bool | None:
-    """Return whether the measured split is that of the training; None if that is not known."""
-    opened = subject.images or subject.text
-    if opened is None:
-        return None
-    trained_on = subject.content.get(type(subject.data).__qualname__, {})
-    return same_examples(trained_on, subject.data.describe(), opened.measured_split)
 
 
 def found_limits(subject: Subject, sections: list[Section]) -> list[list[str]]:

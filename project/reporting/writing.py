@@ -12,10 +12,10 @@ from typing import Any
 from project.checkpoints.whole_files import replace_text
 from project.messages import UsageError, warn
 from project.reporting import results
-from project.reporting.dataset_card import name_of
 from project.reporting.findings import MARKS, SECTIONS, Section, by_mark, not_run, what_it_is
 from project.reporting.markdown import markdown_of
 from project.reporting.page import page_of
+from project.reporting.recorded import opened_name
 from project.reporting.subject import Subject, open_subject
 from project.training.run_directory import finite, provenance, typed_command
 
@@ -159,7 +159,7 @@ def as_json(content: dict[str, Any]) -> str:
 
 def title_of(subject: Subject) -> str:
     """Return what the report is about, such as `CNN on Digits`."""
-    return f"{type(subject.network).__name__} on {name_of(subject)}"
+    return f"{type(subject.network).__name__} on {opened_name(subject)}"
 
 
 def about_in_words(subject: Subject, about: dict[str, Any]) -> list[str]:
