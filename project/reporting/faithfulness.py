@@ -10,12 +10,14 @@ a curve, R draws of the weights, L levels of a cascade.
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, pairwise
 
 import torch
 from torch import Tensor, nn
 
+from project.comparison.statistics import seed_interval
 from project.data.loader import derived_seed
 from project.training.intervals import mean_interval
 
@@ -191,18 +193,15 @@ def redraw_(module: nn.Module) -> None:
 def rank_correlation(left: Tensor, right: Tensor, compared: Tensor) -> Tensor:
     """Return Spearman's rho of each row over the places in `compared`, (B,) on the CPU.
 
-    NaN where there are fewer than two places, or one side is constant. Equal values share their
-    mean rank.
+    NaN where there are fewer than two places, or one side is constant.
     """
-    from scipy.stats import rankdata
+    from scipy.stats import ConstantInputWarning, spearmanr
 
-    rows = []
-    for a, b, where in zip(left.cpu(), right.cpu(), compared.cpu(), strict=True):
-        pair = [torch.from_numpy(rankdata(values[where].numpy())) for values in (a, b)]
-        centred = [rank - rank.mean() for rank in pair]
-        size = centred[0].norm() * centred[1].norm()
-        rows.append(centred[0] @ centred[1] / size if size > 0 else torch.tensor(math.nan))
-    return torch.stack([row.float() for row in rows])
+    rows = zip(left.cpu().numpy(), right.cpu().numpy(), compared.cpu().numpy(), strict=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConstantInputWarning)
+        found = [spearmanr(a[where], b[where]).statistic for a, b, where in rows]
+    return torch.tensor(found, dtype=torch.float32)
 
 
 def in_words(error: float) -> str:
@@ -218,9 +217,7 @@ def mean_over_draws(values: Tensor) -> tuple[float, tuple[float, float]]:
     Student's t over the draws' means: all examples see the same drawn weights, so they are not
     independent of one another.
     """
-    from scipy.stats import t
-
     means = values.nan_to_num(0.0).mean(dim=1).double()  # (R,)
-    mean, draws = means.mean().item(), len(means)
-    half = float(t.ppf(0.975, draws - 1)) * means.std().item() / math.sqrt(draws)
-    return mean, (mean - half, mean + half)
+    interval = seed_interval(means.tolist())
+    assert interval is not None  # of several draws
+    return means.mean().item(), interval
