@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ from project.data.loader import IGNORED, derived_seed
 from project.data.text import TextData, TokenBatch, take_windows
 from project.messages import UsageError
 from project.tasks.language_modeling import token_losses
+
+if TYPE_CHECKING:
+    from project.reporting.images.neighbours import Known
 
 Item = TypeVar("Item")
 BATCH = 500  # images that are classified at once
@@ -131,6 +134,7 @@ class Images:
         self.class_names = list(data.class_names)
         self.splits = list(data.splits)
         self.known_logits: dict[str, Tensor] = {}
+        self.known: Known | None = None  # of `known_images`, once it has searched
 
     def count(self, split: str) -> int:
         return len(self.data.splits[split].labels)
