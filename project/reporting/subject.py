@@ -363,20 +363,26 @@ def open_subject(
     subject = Subject(
         directory, path, content, record, task, network, data, torch.device(device), n, seed, notes
     )
+    open_data(subject)
+    return subject
+
+
+def open_data(subject: Subject) -> None:
+    """Fill in `images` or `text`, else `closed`."""
+    data = subject.data
+    if subject.kind == "other":
+        name = "no data module" if data is None else type(data).__name__
+        subject.closed = (
+            f"the checkpoint holds {name}, and this report reads ImageData and TextData"
+        )
+        return
     try:
-        if subject.kind == "images":
-            data.prepare_data()
-            data.setup("test")
-            subject.images = Images(network, data, subject.device)
-        elif subject.kind == "text":
-            data.prepare_data()
-            data.setup("test")
-            subject.text = Text(task, data, subject.device)
-        else:
-            name = "no data module" if data is None else type(data).__name__
-            subject.closed = (
-                f"the checkpoint holds {name}, and this report reads ImageData and TextData"
-            )
+        data.prepare_data()
+        data.setup("test")
     except (ValueError, OSError) as error:
         subject.closed = f"the data could not be opened: {' '.join(str(error).split())}"
-    return subject
+        return
+    if subject.kind == "images":
+        subject.images = Images(subject.network, data, subject.device)
+    else:
+        subject.text = Text(subject.task, data, subject.device)

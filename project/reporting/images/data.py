@@ -315,27 +315,32 @@ def lowest(names: list[str], judged: list[Judged]) -> Picture:
 
 def training_labels(subject: Subject, images: Images) -> tuple[Judged, Words]:
     """Judge the training labels by the runs of other folds, else by their nearest neighbours."""
-    data, why = images.data, "the run is not one of a k-fold set"
-    if data.num_folds is not None:
+    data = images.data
+    if data.num_folds is None:
+        why = "the run is not one of a k-fold set"
+    else:
         everything, _ = data.dataset.load(data.root)  # in the official order
-        folds = from_folds(subject.run, everything.labels, data.num_folds, data.split_seed)
-        if folds.quality is not None:
+        found = from_folds(subject.run, everything.labels, data.num_folds, data.split_seed)
+        if isinstance(found, LabelQuality):
             numbers = torch.arange(len(everything.labels))
-            how = f"by the {folds.why} of the k-fold set, each asked of the fold it left out"
+            how = (
+                f"by the {data.num_folds} runs of the k-fold set, each asked of the fold that it "
+                "left out"
+            )
             words = Words(
                 "The training labels are those of train and validation together, numbered in "
                 "their official order."
             )
-            return Judged("train", folds.quality, everything.images, numbers, how), words
-        why = folds.why
+            return Judged("train", found, everything.images, numbers, how), words
+        why = found
     pixels, labels = data.splits["train"].images.cpu(), images.labels("train")
     asked, seed = drawn(subject, images, "train", "labels")
-    found = nearest(
+    voters = nearest(
         pixels[asked], pixels, NEIGHBOURS, own=asked, device=images.device, track=subject.track
     )
-    shares = class_shares(found, labels, len(images.class_names))
-    quality = label_quality(labels[asked], shares, tie=found.distances.mean(1))
-    k = found.indices.shape[1]
+    shares = class_shares(voters, labels, len(images.class_names))
+    quality = label_quality(labels[asked], shares, tie=voters.distances.mean(1))
+    k = voters.indices.shape[1]
     of_all = "all" if seed is None else f"{len(asked):,} of the"
     words = Words(
         f"The training labels ({of_all} {len(labels):,}) are judged by the {k} nearest other "

@@ -334,13 +334,12 @@ def verdict_of(
             f"Not shown to be better than always naming the commonest class: right on "
             f"{accuracy.shown()} of the {split} images, against {majority.number()}."
         )
+    is_better = least(figures["better_than_nearest"]) > 0
     told = (
         f"Right on {accuracy.shown()} of the {split} images; always naming the commonest class "
         f"would be right on {majority.number()}, that of the nearest known image on "
-        f"{nearest.number()}. "
+        f"{nearest.number()}{'' if is_better else ': not shown to be better than comparing pixels'}. "
     )
-    if least(figures["better_than_nearest"]) <= 0:
-        told += "It is not shown to be better than comparing pixels so. "
     told += of_confident(figures, of, split)
     if left := [c for c in classes if c.is_left_behind]:
         worst = f"{left[0].name!r} ({digits(100 * left[0].recall)} %"
