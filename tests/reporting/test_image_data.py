@@ -14,7 +14,7 @@ from project.data.images import ImageData
 from project.reporting.findings import Picture, Section, Words
 from project.reporting.images import data, neighbours
 from project.reporting.images.data import Judged, moved_share, section
-from project.reporting.images.label_quality import from_folds, label_quality
+from project.reporting.images.label_quality import LabelQuality, from_folds, label_quality
 from project.reporting.images.neighbours import Neighbours, class_shares, nearest, same_images
 from project.reporting.subject import Images, Subject, open_subject
 
@@ -180,14 +180,14 @@ def test_folds_are_put_back_into_the_official_order(tmp_path) -> None:
     labels = torch.randperm(60) % 3
     run = fold_run(tmp_path, labels, 0)
     fold_run(tmp_path, labels, 1)
-    assert "[2]" in from_folds(run, labels, 3, 0).why
+    assert "[2]" in from_folds(run, labels, 3, 0)
     fold_run(tmp_path, labels, 2, learning_rate=0.2)  # another recipe
     fold_run(tmp_path, labels, 2, status="failed")
-    assert from_folds(run, labels, 3, 0).quality is None
+    assert isinstance(from_folds(run, labels, 3, 0), str)
     fold_run(tmp_path, labels, 2)
     fold_run(tmp_path, labels, 1, seed=1)  # newer, but of another seed
-    quality = from_folds(run, labels, 3, 0).quality
-    assert quality is not None
+    quality = from_folds(run, labels, 3, 0)
+    assert isinstance(quality, LabelQuality)
     np.testing.assert_allclose(quality.believed, np.arange(1, 61) / 100, rtol=1e-5)
     assert quality.order.tolist() == list(range(60))
     assert (quality.guessed == labels.numpy()).all()
@@ -197,12 +197,9 @@ def test_folds_are_put_back_into_the_official_order(tmp_path) -> None:
 def test_folds_of_other_labels_and_runs_without_folds_are_not_used(tmp_path) -> None:
     labels = torch.arange(60) % 3
     runs = [fold_run(tmp_path, labels, fold) for fold in range(3)]
-    assert from_folds(runs[0], labels, 3, 0).quality is not None
-    found = from_folds(runs[0], labels.flip(0), 3, 0)
-    assert found.quality is None
-    assert "other labels" in found.why
-    for run, num_folds in ((None, 3), (runs[0], None)):
-        assert from_folds(run, labels, num_folds, 0).quality is None
+    assert isinstance(from_folds(runs[0], labels, 3, 0), LabelQuality)
+    assert "other labels" in from_folds(runs[0], labels.flip(0), 3, 0)
+    assert "outside of a run" in from_folds(None, labels, 3, 0)
 
 
 def test_sound_images_hold() -> None:

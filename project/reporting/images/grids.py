@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from project.tracking.pictures import drawn, png
+from project.reporting.drawing import as_png, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,19 +22,16 @@ def grid_picture(images: Tensor, titles: list[str], columns: int = 4) -> bytes:
         images: Float (n, C, H, W) in [0, 1], at least one.
         titles: Of one line or more, (n,).
     """
-    from matplotlib.figure import Figure  # half a second: not needed to train
-
     rows = -(-len(images) // columns)
     lines = 1 + max(title.count("\n") for title in titles)
     height = rows * (4.6 / columns + 0.15 * lines)
-    figure = Figure(figsize=(4.6, height), dpi=150, layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
+    figure, grid = panels(4.6, height, rows, columns)
     for axes in grid.flat[len(images) :]:
         axes.axis("off")
     for axes, image, title in zip(grid.flat, images, titles, strict=False):
         show(axes, image)
         axes.set_title(title, fontsize=8, pad=3)
-    return png(drawn(figure))
+    return as_png(figure)
 
 
 def maps_picture(
@@ -48,11 +45,8 @@ def maps_picture(
         maps: Signed, (n, H, W), each shown red above and blue below 0 on a scale of its own.
         titles: Of the methods, short.
     """
-    from matplotlib.figure import Figure
-
     rows, columns = len(pixels), 1 + len(maps)
-    figure = Figure(figsize=(5, 0.4 + 4.6 / columns * rows), dpi=150, layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
+    figure, grid = panels(5, 0.4 + 4.6 / columns * rows, rows, columns)
     for row, axes in enumerate(grid):
         show(axes[0], pixels[row])
         axes[0].set_ylabel(said[row], fontsize=8, rotation=0, ha="right", va="center")
@@ -63,7 +57,7 @@ def maps_picture(
         place.set_title(title, fontsize=8)
     for place in grid.flat:
         place.set(xticks=[], yticks=[])
-    return png(drawn(figure))
+    return as_png(figure)
 
 
 def show(axes: "Axes | Any", image: Tensor) -> None:

@@ -13,16 +13,14 @@ from project.intervals import mean_interval
 from project.reporting.faithfulness import (
     MOST_ERROR,
     MOST_RHO,
-    area,
-    gain,
+    REDRAWS,
+    Faithfulness,
     in_words,
-    is_above_0,
     layers_of,
-    mean_over_draws,
     randomisation_test,
-    removal_curve,
+    removal_curves,
 )
-from project.reporting.faithfulness_pictures import curves_picture, rho_picture
+from project.reporting.faithfulness_pictures import curves_picture, randomisation_picture
 from project.reporting.findings import (
     Block,
     Figures,
@@ -41,12 +39,10 @@ from project.reporting.text import attributions as attribution
 from project.reporting.text.reach import Reach, attention_blocks, measured_reach, reach_blocks
 from project.reporting.text.token_pictures import Row, text_picture
 
-NAME, TITLE = "interpretability", "Interpretability"
+NAME = "interpretability"
 LENGTH = 64  # tokens of a window that is explained, or the context where it is shorter
 EXAMPLES_A_WINDOW = 25  # each costs hundreds of passes: a 25th of the report's n
 REDRAWN_WINDOWS = 12  # of the randomisation test
-REDRAWS = 3
-RANDOM_ORDERS = 3
 STEPS = 64  # of integrated gradients; 16 in the randomisation test
 CURVE = torch.linspace(0, 0.25, 17)  # shares of the tokens taken away; later ones hardly count
 SHOWN = 2  # right predictions, and as many wrong ones
@@ -76,8 +72,7 @@ class Study:
         sample: Tokens whose mean embedding is the average token, on the device.
         seed: Of all that is drawn.
         values: Of each method, (B, T) on the CPU.
-        curves: Deletion of each method and control, (B, S).
-        levels, rho: Of `randomisation_test`.
+        found: By the two tests.
     """
 
     text: Text
@@ -87,25 +82,7 @@ class Study:
     sample: Tensor
     seed: int
     values: dict[str, Tensor] = field(default_factory=dict)
-    curves: dict[str, Tensor] = field(default_factory=dict)
-    levels: list[int] = field(default_factory=list)
-    rho: dict[str, Tensor] = field(default_factory=dict)
-
-    def gain(self, name: str, control: str) -> tuple[float, tuple[float, float] | None]:
-        return gain(self.curves[name], self.curves[control], CURVE)
-
-    def is_faster(self, name: str, control: str) -> bool:
-        return is_above_0(self.gain(name, control))
-
-    def area(self, name: str) -> float:
-        return area(self.curves[name], CURVE).mean().item()
-
-    def last_rho(self, name: str) -> float:
-        """Return the rank correlation after all layers were drawn anew."""
-        return mean_over_draws(self.rho[name][:, -1])[0]
-
-    def follows(self, name: str) -> bool:
-        return abs(self.last_rho(name)) < MOST_RHO
+    found: Faithfulness = field(default_factory=lambda: Faithfulness(CURVE))
 
     def incompleteness(self) -> tuple[float, tuple[float, float] | None] | None:
         """Return the mean error of completeness over the mean difference, with its interval.
@@ -125,7 +102,7 @@ def section(subject: Subject) -> Section:
     assert subject.text is not None
     study = begin(subject, subject.text)
     if len(study.tokens) < 2:
-        return not_run(NAME, TITLE, "the text to measure on does not fill two windows")
+        return not_run(NAME, "the text to measure on does not fill two windows")
     for name in subject.track(METHODS, "attributing"):
         study.values[name] = explained(study, study.text.network, name, len(study.tokens), STEPS)
     remove(subject, study)
@@ -133,7 +110,7 @@ def section(subject: Subject) -> Section:
     reach = measured_reach(subject, subject.text)
     mark, says = judged(study)
     verdict = f"{says} {reach.in_words()}"
-    return Section(NAME, TITLE, mark, verdict, blocks(study, reach))
+    return Section(NAME, mark, verdict, blocks(study, reach))
 
 
 def begin(subject: Subject, text: Text) -> Study:
@@ -161,7 +138,7 @@ def explained(study: Study, network: nn.Module, name: str, number: int, steps: i
 
 
 def remove(subject: Subject, study: Study) -> None:
-    """Fill in the deletion curves; that of `random` is a mean over several orders."""
+    """Fill in the curves of deletion."""
     network = study.text.network
     reader = attribution.Reader(network)
     embeddings = attribution.embedded(network, study.tokens)
@@ -171,16 +148,16 @@ def remove(subject: Subject, study: Study) -> None:
         is_kept = kept[:, :, None].to(embeddings.device)
         return reader(torch.where(is_kept, embeddings, baseline), study.targets).exp()
 
-    generator = subject.generator("orders of removal")
-    shape = study.tokens.shape
-    orders = {name: [values] for name, values in study.values.items()} | {
-        "nearest": [torch.arange(shape[1]).float().expand(shape)],
-        "random": [torch.rand(shape, generator=generator) for _ in range(RANDOM_ORDERS)],
-    }
-    every = torch.ones(shape, dtype=torch.bool)
-    for name, several in subject.track(orders.items(), "removing tokens"):
-        runs = [removal_curve(score, order, every, CURVE, generator) for order in several]
-        study.curves[name] = torch.stack(runs).mean(dim=0)
+    nearest = torch.arange(study.tokens.shape[1]).float().expand(study.tokens.shape)
+    study.found.curves = removal_curves(
+        score,
+        {**study.values, "nearest": nearest},
+        torch.ones(study.tokens.shape, dtype=torch.bool),
+        CURVE,
+        subject.generator("orders of removal"),
+        ["deletion"],
+        subject.track,
+    )
 
 
 def redraw(subject: Subject, study: Study) -> None:
@@ -192,7 +169,7 @@ def redraw(subject: Subject, study: Study) -> None:
         times = explained(study, network, "gradient_times_input", number, steps=16)
         return {MAIN: signed, "gradient_times_input": times, "unsigned": signed.abs()}
 
-    study.levels, study.rho = randomisation_test(
+    study.found.levels, study.found.rho = randomisation_test(
         study.text.network,
         attribute,
         torch.ones(number, study.tokens.shape[1], dtype=torch.bool),
@@ -213,19 +190,17 @@ RULE = (
 
 def judged(study: Study) -> tuple[Mark, str]:
     """Return the mark and what integrated gradients is worth."""
-    good = [
-        n for n in METHODS if n in study.rho and study.follows(n) and study.is_faster(n, "random")
-    ]
-    found = study.incompleteness()
+    found, incomplete = study.found, study.incompleteness()
+    good = [n for n in METHODS if n in found.rho and found.follows(n) and found.is_faster(n)]
     faults = []
-    if not study.follows(MAIN):
+    if not found.follows(MAIN):
         faults.append("they hardly change when the weights are made random")
-    if not study.is_faster(MAIN, "random"):
+    if not found.is_faster(MAIN):
         faults.append("the tokens that they name are not shown to matter more than any others")
-    elif not study.is_faster(MAIN, "nearest"):
+    elif not found.is_faster(MAIN, "nearest"):
         faults.append("the tokens that they name are not shown to matter more than the nearest")
-    if found and found[0] >= MOST_ERROR:
-        faults.append(f"they miss the log-probability by {in_words(found[0])}")
+    if incomplete and incomplete[0] >= MOST_ERROR:
+        faults.append(f"they miss the log-probability by {in_words(incomplete[0])}")
     if not faults:
         return "holds", (
             "Explanations by integrated gradients can be used: the tokens that they name matter "
@@ -240,6 +215,7 @@ def judged(study: Study) -> tuple[Mark, str]:
 
 def blocks(study: Study, reach: Reach) -> list[Block]:
     number, length = study.tokens.shape
+    num_layers = len(layers_of(study.text.network))
     how = (
         f"The most probable next token after {number} windows of {length} tokens of the "
         f"{study.text.measured_split} text, drawn at random and read from an empty state, is "
@@ -249,7 +225,7 @@ def blocks(study: Study, reach: Reach) -> list[Block]:
         "are. Deletion makes tokens average, those that speak most for the prediction first; the "
         "randomisation test (Adebayo et al. 2018) draws the weights anew from the head down, by "
         f"torch's default initialisation, {REDRAWS} times, and compares the attributions of "
-        f"{study.rho[MAIN].shape[2]} windows. The unsigned ones are a warning: where they stay "
+        f"{min(REDRAWN_WINDOWS, number)} windows. The unsigned ones are a warning: where they stay "
         "alike, their size shows how the architecture forgets, and not what was learnt."
     )
     return [
@@ -258,7 +234,7 @@ def blocks(study: Study, reach: Reach) -> list[Block]:
         table(study),
         examples(study),
         removal_picture(study),
-        randomisation_picture(study),
+        randomisation_picture("token_randomisation", study.found, TITLES, num_layers),
         *reach_blocks(reach),
         *attention_blocks(study.text, study.tokens, study.seed),
         Figures(measures(study), "Attributions"),
@@ -266,18 +242,18 @@ def blocks(study: Study, reach: Reach) -> list[Block]:
 
 
 def table(study: Study) -> Table:
-    rows = []
+    rows, found = [], study.found
     for name, title in TITLES.items():
         readings = []
         if name in METHODS:
             readings += [
-                ("better" if study.is_faster(name, control) else "not better") + f" than {control}"
+                ("better" if found.is_faster(name, control) else "not better") + f" than {control}"
                 for control in ("random", "nearest")
             ]
-        if name in study.rho:
-            readings.append("follows the model" if study.follows(name) else "ignores the model")
-        areas = digits(study.area(name)) if name in study.curves else ""
-        rho = digits(study.last_rho(name)) if name in study.rho else ""
+        if name in found.rho:
+            readings.append("follows the model" if found.follows(name) else "ignores the model")
+        areas = digits(found.area(name)) if name in found.curves["deletion"] else ""
+        rho = digits(found.last_rho(name)) if name in found.rho else ""
         rows.append([title, areas, rho, ", ".join(readings) or "a control"])
     head = ["method", "deletion (low is good)", "rho, random weights", "reading"]
     return Table(head, rows, "Methods side by side")
@@ -293,17 +269,11 @@ def measures(study: Study) -> list[Measure]:
         found = [Measure("completeness", title, error, "%", n, interval, seed, how)]
     for name in METHODS:
         for control in ("random", "nearest"):
-            value, interval = study.gain(name, control)
+            value, interval = study.found.gain(name, control)
             said = f"{TITLES[name]}: deletion, gain over {TITLES[control]}"
             how, key = "normal, paired over windows", f"deletion_gain_{name}_over_{control}"
             found.append(Measure(key, said, value, "", n, interval, seed, how))
-    for name, rho in study.rho.items():
-        value, interval = mean_over_draws(rho[:, -1])
-        constant = int(rho[:, -1].isnan().sum())
-        how = f"Student's t over {REDRAWS} draws of the weights; {constant} constant, taken as 0"
-        said = f"{TITLES[name]}: rank correlation after all layers"
-        found.append(Measure(f"rho_{name}", said, value, "", rho.shape[2], interval, seed, how))
-    return found
+    return [*found, *study.found.rho_measures(TITLES, seed)]
 
 
 def examples(study: Study) -> Picture:
@@ -336,19 +306,7 @@ def removal_picture(study: Study) -> Picture:
         "are made average, the most important first: a method that names what counts falls early, "
         "below the dashed controls, which go in a random order or from the nearest token back."
     )
-    first = min(METHODS, key=study.area)
-    panels = {"% of the tokens removed": study.curves}
+    first = min(METHODS, key=study.found.area)
+    panels = {"% of the tokens removed": study.found.curves["deletion"]}
     picture = curves_picture(panels, CURVE, TITLES, CONTROLS)
     return Picture("token_deletion", picture, caption, f"{TITLES[first]} falls earliest.")
-
-
-def randomisation_picture(study: Study) -> Picture:
-    caption = (
-        "Rank correlation over the tokens of a window with the attributions of the same network "
-        f"after its last layers were drawn anew, of {len(layers_of(study.text.network))} with "
-        f"weights; bars reach over the {REDRAWS} draws. At 1 nothing has changed; at 0 nothing is "
-        f"left. The grey band is {MOST_RHO} about 0."
-    )
-    ends = ", ".join(f"{TITLES[name]} {digits(study.last_rho(name))}" for name in study.rho)
-    picture = rho_picture(study.levels, study.rho, TITLES)
-    return Picture("token_randomisation", picture, caption, f"After all layers: {ends}.")

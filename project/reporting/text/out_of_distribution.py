@@ -15,6 +15,7 @@ import torch
 
 from project.data.loader import IGNORED
 from project.data.text import TokenBatch
+from project.reporting.drawing import as_png, draw_spreads, panels
 from project.reporting.findings import (
     Figures,
     Mark,
@@ -27,15 +28,13 @@ from project.reporting.findings import (
     not_run,
     with_unit,
 )
-from project.reporting.separation import Scores, separation
+from project.reporting.separation import FAILS_AUROC, HOLDS_AUROC, Scores, separation
 from project.reporting.subject import Subject, Text, separate_starts
 from project.reporting.text import strange_texts
 from project.reporting.text.losses import mean_measure
 
-NAME, TITLE = "out_of_distribution", "Out of distribution"
+NAME = "out_of_distribution"
 EXAMPLES_A_WINDOW = 8  # a window is many tokens: an eighth of the report's n
-HOLDS_AUROC = 0.95  # the least of any kind of strange text, for "holds"
-FAILS_AUROC = 0.80  # below it for any kind: "fails"
 NUM_KINDS = 6
 RULE = f"""\
 Windows of strange text are compared with windows of the test text, in pairs, by the mean loss of \
@@ -84,7 +83,7 @@ def section(subject: Subject) -> Section:
     n = max(2, subject.n // EXAMPLES_A_WINDOW)
     batch = text.windows(text.measured_split, n, subject.generator(NAME))
     if len(batch.inputs) < 2:
-        return not_run(NAME, TITLE, "the text to measure on does not fill two windows")
+        return not_run(NAME, "the text to measure on does not fill two windows")
     test = Kind("test", f"{text.measured_split} text", batch).read(text)
     kinds, reasons = [], []
     for found in subject.track(
@@ -103,7 +102,6 @@ def section(subject: Subject) -> Section:
     figures = [bits_per_byte_of(test, subject.seed), *of_kinds, *reasons]
     return Section(
         NAME,
-        TITLE,
         mark,
         verdict(mark, worst, easiest, apart),
         [
@@ -179,31 +177,19 @@ def verdict(mark: Mark, worst: Kind, easiest: Kind, apart: dict[str, float]) -> 
 
 def distributions(test: Kind, kinds: list[Kind]) -> Picture:
     """Draw how the loss of windows is spread over each kind, a row a kind."""
-    from matplotlib.figure import Figure  # half a second: not needed to train
-
-    from project.tracking.pictures import drawn, png
-
     shown = [test, *kinds]
-    figure = Figure(figsize=(4.5, 0.8 + 0.5 * len(shown)), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    edges = np.linspace(0, max(kind.losses.max() for kind in shown), 61)
-    for row, kind in enumerate(reversed(shown)):
-        heights = np.histogram(kind.losses, edges)[0] / len(kind.losses)
-        colour = "#1f5fa8" if kind is test else "#c8641e"
-        top = row + 0.85 * heights / heights.max()
-        axes.stairs(top, edges, baseline=row, fill=True, color=colour)
+    figure, ((axes,),) = panels(4.5, 0.8 + 0.5 * len(shown))
+    most = max(kind.losses.max() for kind in shown)
+    draw_spreads(axes, [kind.losses for kind in shown], np.linspace(0, most, 61))
     axes.set_yticks(
         [row + 0.3 for row in range(len(shown))], [kind.title for kind in reversed(shown)]
     )
-    axes.set_xlabel("mean loss of a window, bits per byte", fontsize=9)
-    axes.set_ylim(0, len(shown))
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(left=False, labelsize=9)
+    axes.set_xlabel("mean loss of a window, bits per byte")
     return Picture(
         "out_of_distribution",
-        png(drawn(figure)),
-        "Spread of the mean loss over windows of each kind; every row has its own height. A model "
-        "that notices strange text has those rows (orange) to the right of its own text (blue), "
-        "without overlap.",
+        as_png(figure),
+        "Spread of the mean loss over windows of each kind; a stroke marks the median, heights are "
+        "square roots, on a scale of each row's own. A model that notices strange text has those "
+        "rows (orange) to the right of its own text (blue), without overlap.",
         "Bits per byte: " + ", ".join(f"{kind.title} {kind.bits_per_byte:.2f}" for kind in shown),
     )

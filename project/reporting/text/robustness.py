@@ -35,7 +35,7 @@ from project.reporting.text.strange_texts import readable, whole_rows, windows_o
 from project.reporting.text.token_exchanges import exchange_blocks
 from project.reporting.text.typos import KINDS, typed
 
-NAME, TITLE = "robustness", "Robustness"
+NAME = "robustness"
 RATES = (0.01, 0.02, 0.05, 0.10, 0.20)  # of the letters
 MARKED_RATE = 0.05  # that the mark is given by
 HOLDS_LOST = 0.10  # of what the context is worth, at most, by any kind of typos, for "holds"
@@ -89,12 +89,12 @@ def section(subject: Subject) -> Section:
     assert text is not None
     windows = drawn_windows(text, subject, max(2, subject.n // EXAMPLES_A_WINDOW))
     if windows is None:
-        return not_run(NAME, TITLE, "the test text does not fill two windows of at least 4 tokens")
+        return not_run(NAME, "the test text does not fill two windows of at least 4 tokens")
     clean = cost(text, windows, windows.contexts)
     alone = cost(text, windows, [context[-1:] for context in windows.contexts])
     costs, num_cut = typed_costs(subject, text, windows)
     if not costs:
-        return not_run(NAME, TITLE, "the test text has no letters, in which to make typos")
+        return not_run(NAME, "the test text has no letters, in which to make typos")
     worst = max(KINDS, key=lambda kind: costs[kind, MARKED_RATE].per_byte(windows))
     worth = worth_of(windows, clean, alone, subject.seed)
     lost = share_lost(costs[worst, MARKED_RATE], windows, clean, worth)
@@ -124,7 +124,7 @@ def section(subject: Subject) -> Section:
         *exchanges,
     ]
     told = verdict(windows, costs, clean, worst, lost) + told_exchanges
-    return Section(NAME, TITLE, mark, told, blocks)
+    return Section(NAME, mark, told, blocks)
 
 
 def drawn_windows(text: Text, subject: Subject, n: int) -> Windows | None:
