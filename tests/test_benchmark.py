@@ -10,8 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gpu
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 
 from project import benchmark
@@ -290,6 +292,17 @@ def test_the_verdict_on_what_is_made_to_be_so(bound: str) -> None:
         copying=best[bottleneck.COPY],
     )
     assert verdict(measured)[0] == bound, measured
+
+
+@pytest.mark.parametrize("name", gpu.TRAININGS)
+def test_the_script_for_a_gpu_builds_what_it_trains(name: str) -> None:
+    config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    task, data = (gpu.built(config[part]) for part in ("model", "data"))
+    assert task.scheduler.func.__name__ == "WarmupDecay"
+    callbacks = [gpu.built(callback) for callback in config["trainer"].get("callbacks", [])]
+    built = [type(part).__name__ for part in (task, data, *callbacks)]
+    named = [config["model"], config["data"], *config["trainer"].get("callbacks", [])]
+    assert built == [part["class_path"].rpartition(".")[2] for part in named]
 
 
 HEAVY = ["wandb", "captum", "sklearn", "matplotlib", "torchvision", "optuna", "tensorboard"]
