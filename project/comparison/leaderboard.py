@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from project.comparison.runs import Group, identity_of_data, name_of_data
-from project.comparison.statistics import (
+from project.comparison.significance import (
     Comparison,
     block_means,
     holm,

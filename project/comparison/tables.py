@@ -14,7 +14,7 @@ from typing import Any
 from project.comparison.configurations import differing, flat, short
 from project.comparison.leaderboard import Board, Figure, figure_of
 from project.comparison.runs import Group
-from project.comparison.statistics import Comparison
+from project.comparison.significance import Comparison
 
 MOST_KEYS = 12  # that differ, before a table of them says nothing
 SCREEN = 80  # columns
