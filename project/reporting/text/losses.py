@@ -11,7 +11,7 @@ from torch import Tensor
 
 from project.reporting.findings import Block, Measure, Passage, Picture, Table, digits
 from project.reporting.subject import Text
-from project.reporting.text.token_pictures import context_picture
+from project.reporting.text.pictures import context_picture
 from project.training.intervals import mean_interval
 
 PASSAGE_BYTES = 200

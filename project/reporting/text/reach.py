@@ -23,7 +23,7 @@ from project.reporting.findings import (
 from project.reporting.subject import Subject, Text
 from project.reporting.text.attention import attention_distances, attention_maps, has_attention
 from project.reporting.text.losses import mean_measure
-from project.reporting.text.token_pictures import context_picture, heads_picture
+from project.reporting.text.pictures import context_picture, heads_picture
 from project.training.intervals import Z_95, mean_interval
 
 NEAR = 0.05  # share of the loss: where more context brings less, it is as good as not seen
