@@ -1,13 +1,18 @@
-"""Text with a colour behind each token, and where attention heads look.
+"""The pictures of a report on a language model.
 
-Shape letters: T tokens, N heads.
+Shape letters: T tokens, B windows.
 """
 
 import warnings
 from typing import Any
 
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from project.reporting.separation import Scores
 from project.tracking.pictures import drawn, png
 
 COLUMNS = 48  # characters of a line
@@ -17,12 +22,10 @@ Row = tuple[str, list[str], Tensor]  # a heading; tokens and their numbers (T,),
 
 
 def text_picture(rows: list[Row]) -> bytes:
-    """Draw tokens in the order of the text, red above 0 and blue below, as PNG.
+    """Draw tokens in the order of the text, red above 0 and blue below.
 
     Each row has a scale of its own, symmetrical about 0 (white). Spaces are shown as dots.
     """
-    from matplotlib.figure import Figure
-
     lines = [line for row in rows for line in laid_out(*row)]
     height = len(lines)
     figure = Figure(figsize=(5, 0.19 * height + 0.1), dpi=150)
@@ -54,9 +57,6 @@ def laid_out(
 
 
 def draw_cells(axes: Any, y: int, cells: list[tuple[str, float]]) -> None:
-    from matplotlib import colormaps
-    from matplotlib.patches import Rectangle
-
     for x, (character, value) in enumerate(cells):
         colour = colormaps["RdBu_r"](0.5 + 0.5 * value)
         axes.add_patch(Rectangle((x, y), 1, 1, facecolor=colour, linewidth=0))
@@ -71,14 +71,12 @@ def context_picture(
     intervals: list[tuple[float, float]],
     far: int | None = None,
 ) -> bytes:
-    """Draw the mean loss over the tokens of context, with intervals, as PNG.
+    """Draw the mean loss over the tokens of context, with intervals.
 
     Args:
         losses, intervals: At each of `lengths`, nats.
         far: Length from which on more context hardly helps, marked.
     """
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(5, 3.2), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     below = [max(mean - low, 0) for mean, (low, _) in zip(losses, intervals, strict=True)]
@@ -98,9 +96,7 @@ def context_picture(
 
 
 def heads_picture(maps: dict[str, Tensor]) -> bytes:
-    """Draw attention weights (T, T) by the name of the head, two in a row, as PNG."""
-    from matplotlib.figure import Figure
-
+    """Draw attention weights (T, T) by the name of the head, two in a row."""
     rows = -(-len(maps) // 2)
     figure = Figure(figsize=(5, 0.3 + 2.5 * rows), dpi=150, layout="constrained")
     grid = figure.subplots(rows, 2, squeeze=False)
@@ -114,4 +110,46 @@ def heads_picture(maps: dict[str, Tensor]) -> bytes:
         place.set_xlabel("position looked at", fontsize=8)
         place.set_ylabel("position that looks", fontsize=8)
         place.tick_params(labelsize=8)
+    return png(drawn(figure))
+
+
+def spread_picture(rows: dict[str, Scores]) -> bytes:
+    """Draw how the bits per byte of windows (B,) are spread, a row a kind, the own text first."""
+    figure = Figure(figsize=(4.5, 0.8 + 0.5 * len(rows)), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    edges = np.linspace(0, max(losses.max() for losses in rows.values()), 61)
+    own, *_ = rows
+    for row, (title, losses) in enumerate(reversed(rows.items())):
+        heights = np.histogram(losses, edges)[0] / len(losses)
+        top = row + 0.85 * heights / heights.max()
+        colour = "#1f5fa8" if title == own else "#c8641e"
+        axes.stairs(top, edges, baseline=row, fill=True, color=colour)
+    axes.set_yticks([row + 0.3 for row in range(len(rows))], list(reversed(rows)))
+    axes.set_xlabel("mean loss of a window, bits per byte", fontsize=9)
+    axes.set_ylim(0, len(rows))
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(left=False, labelsize=9)
+    return png(drawn(figure))
+
+
+def typos_picture(rates: list[float], bits: dict[str, list[float]], alone: float) -> bytes:
+    """Draw bits per byte of a continuation by the rate of typos in its context, a line a kind.
+
+    Args:
+        bits: At each of the rates, by kind.
+        alone: Bits per byte after the last token of the context alone: a dashed line.
+    """
+    figure = Figure(figsize=(4.5, 3.6), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    percent = [100 * rate for rate in rates]
+    colours = ("#1f5fa8", "#c8641e", "#2a8a4a", "#8a3fa0", "#707070")
+    for (title, values), colour, mark in zip(bits.items(), colours, "osv^D", strict=True):
+        axes.plot(percent, values, marker=mark, markersize=4, color=colour, label=title)
+    axes.axhline(alone, color="black", linestyle="--", linewidth=1, label="last token alone")
+    axes.set_xlabel("letters of the context with a typo, %", fontsize=9)
+    axes.set_ylabel("continuation, bits per byte", fontsize=9)
+    axes.set_xticks([0, 2, 5, 10, 20])
+    axes.tick_params(labelsize=9)
+    axes.legend(fontsize=8, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
     return png(drawn(figure))
