@@ -86,7 +86,6 @@ def confidence_section(
     plot = reliability_picture(before, after, units[0])
     return Section(
         "calibration",
-        "Calibration",
         mark_of(before, chance),
         verdict_of(before, chance, {m.key: m for m in trained + scaled}, units[0]),
         [

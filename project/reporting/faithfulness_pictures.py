@@ -6,7 +6,8 @@ Shape letters: B examples, S steps of a curve, R draws of the weights, L levels 
 import torch
 from torch import Tensor
 
-from project.reporting.faithfulness import MOST_RHO
+from project.reporting.faithfulness import MOST_RHO, REDRAWS, Faithfulness
+from project.reporting.findings import Picture
 from project.tracking.pictures import drawn, png
 
 COLOURS = ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#8c564b", "#ff9896")
@@ -44,6 +45,28 @@ def curves_picture(
     handles, labels = places[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8)
     return png(drawn(figure))
+
+
+def randomisation_picture(
+    name: str, found: Faithfulness, titles: dict[str, str], num_layers: int
+) -> Picture:
+    """Draw how alike attributions stay while more and more layers are drawn anew.
+
+    Args:
+        name: Of the picture.
+        titles: Of the methods.
+        num_layers: Of the network, with weights.
+    """
+    ends = ", ".join(f"{titles[method]} {found.last_rho(method):.2f}" for method in found.rho)
+    return Picture(
+        name,
+        rho_picture(found.levels, found.rho, titles),
+        "Rank correlation of each attribution with that of the same network after its last layers "
+        f"were drawn anew, of {num_layers} with weights; bars reach over the {REDRAWS} draws. At 1 "
+        "nothing has changed: the method did not look at those weights. At 0 nothing is left. The "
+        f"grey band is {MOST_RHO} about 0.",
+        f"After all layers: {ends}.",
+    )
 
 
 def rho_picture(levels: list[int], rho: dict[str, Tensor], titles: dict[str, str]) -> bytes:

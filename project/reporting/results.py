@@ -48,7 +48,7 @@ def as_json(section: Section) -> dict[str, Any]:
             del fields["png"]
             fields["file"] = f"figures/{block.name}.png"
         blocks.append({"kind": type(block).__name__, **fields})
-    return asdict(section) | {"blocks": blocks}
+    return asdict(section) | {"title": section.title, "blocks": blocks}
 
 
 def kept(folder: Path, about: dict[str, Any]) -> dict[str, Section]:
@@ -74,6 +74,7 @@ def kept(folder: Path, about: dict[str, Any]) -> dict[str, Section]:
 
 
 def from_json(fields: dict[str, Any], folder: Path) -> Section:
+    del fields["title"]
     return Section(**fields | {"blocks": [block_of(dict(b), folder) for b in fields["blocks"]]})
 
 

@@ -5,12 +5,13 @@ N examples of a split.
 """
 
 import json
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,8 +23,10 @@ from project.data.images import ImageData
 from project.data.loader import IGNORED, derived_seed
 from project.data.text import TextData, TokenBatch, take_windows
 from project.messages import UsageError
-from project.reporting.progress import Progress
 from project.tasks.language_modeling import token_losses
+
+if TYPE_CHECKING:
+    from project.reporting.images.neighbours import Known
 
 Item = TypeVar("Item")
 BATCH = 500  # images that are classified at once
@@ -59,7 +62,6 @@ class Subject:
     closed: str = ""
     images: "Images | None" = None
     text: "Text | None" = None
-    progress: Progress = field(default_factory=Progress)
 
     @property
     def kind(self) -> str:
@@ -74,8 +76,19 @@ class Subject:
         return sha256_of(self.checkpoint)
 
     def track(self, items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
-        """Yield `items` while a bar shows how far it is."""
-        return self.progress.track(items, what, total)
+        """Yield `items` while a bar shows how far it is: on a terminal, and on stderr.
+
+        Args:
+            total: Of `items`, where they have no length.
+        """
+        if not sys.stderr.isatty():
+            yield from items
+            return
+        from rich.console import Console
+        from rich.progress import track
+
+        console = Console(stderr=True)
+        yield from track(items, f"  {what}", total, console=console, transient=True)
 
     def generator(self, name: str, *numbers: int) -> torch.Generator:
         """Return a generator on the CPU whose draws are a function of (seed, name, numbers)."""
@@ -121,6 +134,7 @@ class Images:
         self.class_names = list(data.class_names)
         self.splits = list(data.splits)
         self.known_logits: dict[str, Tensor] = {}
+        self.known: Known | None = None  # of `known_images`, once it has searched
 
     def count(self, split: str) -> int:
         return len(self.data.splits[split].labels)

@@ -11,12 +11,11 @@ from typing import Any
 
 from project.checkpoints.whole_files import replace_text
 from project.messages import UsageError, warn
-from project.report import SECTIONS
 from project.reporting import results
-from project.reporting.dataset_card import name_of
-from project.reporting.findings import MARKS, Section, by_mark, not_run, what_it_is
+from project.reporting.findings import MARKS, SECTIONS, Section, by_mark, not_run, what_it_is
 from project.reporting.markdown import markdown_of
 from project.reporting.page import page_of
+from project.reporting.recorded import opened_name
 from project.reporting.subject import Subject, open_subject
 from project.training.run_directory import finite, provenance, typed_command
 
@@ -69,7 +68,6 @@ def measured(
 ) -> tuple[Section, bool]:
     """Return a section, which says why if it could not be measured, and whether it failed."""
     started = time.perf_counter()
-    title = SECTIONS[name]
     try:
         if name == "limits":
             module = importlib.import_module("project.reporting.limits")
@@ -77,7 +75,7 @@ def measured(
         elif name in COMMON:
             section = importlib.import_module(f"project.reporting.{name}").section(subject)
         elif subject.closed:
-            section = not_run(name, title, subject.closed)
+            section = not_run(name, subject.closed)
         else:
             place = f"project.reporting.{subject.kind}.{name}"
             section = importlib.import_module(place).section(subject)
@@ -86,7 +84,7 @@ def measured(
             traceback.print_exc()
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         warn(f"the section {name!r} failed: {reason}; see it with --sections {name} --debug")
-        return not_run(name, title, f"Failed with {reason}"), True
+        return not_run(name, f"Failed with {reason}"), True
     section.seconds = round(time.perf_counter() - started, 2)
     return section, False
 
@@ -95,8 +93,8 @@ def in_order(found: dict[str, Section]) -> list[Section]:
     """Return all sections of a report; those that there are not say so."""
     return [
         found.get(name)
-        or not_run(name, title, f"Not chosen: python -m project.report RUN --sections {name}")
-        for name, title in SECTIONS.items()
+        or not_run(name, f"Not chosen: python -m project.report RUN --sections {name}")
+        for name in SECTIONS
     ]
 
 
@@ -161,7 +159,7 @@ def as_json(content: dict[str, Any]) -> str:
 
 def title_of(subject: Subject) -> str:
     """Return what the report is about, such as `CNN on Digits`."""
-    return f"{type(subject.network).__name__} on {name_of(subject)}"
+    return f"{type(subject.network).__name__} on {opened_name(subject)}"
 
 
 def about_in_words(subject: Subject, about: dict[str, Any]) -> list[str]:

@@ -19,10 +19,9 @@ from project.models.rnn import RNNLanguageModel
 from project.models.transformer import ViT
 from project.reporting import faithfulness
 from project.reporting.faithfulness import (
+    Faithfulness,
     area,
     cascade,
-    gain,
-    is_above_0,
     layers_of,
     mean_over_draws,
     randomisation_test,
@@ -165,9 +164,12 @@ def test_deletion_of_the_pixel_that_counts_takes_the_score_at_once() -> None:
     assert torch.equal(back, 1 - right)
     random = removal_curve(score, torch.rand(50, 20), removable, SHARES, generator())
     assert area(random, SHARES).mean() == pytest.approx(0.5, abs=0.15)
-    assert is_above_0(gain(right, random, SHARES))
-    assert not is_above_0(gain(random, right, SHARES))
-    assert not is_above_0(gain(right, random, SHARES, insert=True))
+    curves = {"right": right, "random": random}
+    found = Faithfulness(SHARES, {"deletion": curves, "insertion": curves})
+    assert found.is_faster("right")
+    assert not found.is_faster("random", "right")
+    (low, high), better = found.gain("right", kind="insertion")[1], found.gain("right")[0]
+    assert low < -better < high < 0
     wrong = removal_curve(score, -importance, removable, SHARES, generator())
     assert wrong[:, -2].eq(1).all()
 

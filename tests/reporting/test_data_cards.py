@@ -50,7 +50,7 @@ def text_subject(folder: Path, corpus: Corpus | None = None) -> Subject:
 
 def found() -> Section:
     measures = [share("copied", "images that are copies", 3, 100)]
-    return Section("data", "Data", "caution", "Three are copies.", [Figures(measures)])
+    return Section("data", "caution", "Three are copies.", [Figures(measures)])
 
 
 @pytest.fixture(params=["images", "text"])

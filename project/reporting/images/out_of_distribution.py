@@ -34,7 +34,7 @@ from project.reporting.subject import Images, Subject
 from project.tracking.pictures import drawn, png
 from project.training.intervals import mean_interval
 
-NAME, TITLE = "out_of_distribution", "Out of distribution"
+NAME = "out_of_distribution"
 HOLDS_AUROC = 0.95  # the least of any kind of strange images, by confidence, for "holds"
 FAILS_AUROC = 0.80  # below it for any kind: "fails"
 TOO_SURE = 0.90  # mean confidence on any kind, from which nothing "holds", however well it ranks
@@ -113,7 +113,6 @@ def section(subject: Subject) -> Section:
     mark = mark_of(apart[worst.key], max(kind.mean_confidence for kind in strange.values()))
     return Section(
         NAME,
-        TITLE,
         mark,
         verdict(mark, test, worst, apart[worst.key], list(strange.values())),
         [

@@ -85,7 +85,7 @@ def section(subject: Subject) -> Section:
         Words(rule(attacked)),
     ]
     said = verdict(attacked, told, damaged, checks)
-    return Section("robustness", "Robustness", mark, said, blocks)
+    return Section("robustness", mark, said, blocks)
 
 
 def damage(subject: Subject, images: Images, pixels: Tensor, labels: Tensor) -> dict[str, Tensor]:

@@ -108,7 +108,7 @@ def section(subject: Subject) -> Section:
             )
         )
     verdict = " ".join(part.says for part in worst_first if part.says)
-    return Section("data", "Data", worst_first[0].mark, verdict, [*blocks, RULE])
+    return Section("data", worst_first[0].mark, verdict, [*blocks, RULE])
 
 
 def sizes(text: Text, counts: dict[str, NDArray[np.int64]]) -> Part:

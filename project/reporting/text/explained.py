@@ -1,7 +1,6 @@
 """Attributions of the tokens of a sample of windows, and what two tests say of them.
 
-Shape letters: B windows, T tokens of a window, S steps of a curve, R draws of the weights, L levels
-of layers.
+Shape letters: B windows, T tokens of a window.
 """
 
 from dataclasses import dataclass, field
@@ -10,13 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from project.reporting.faithfulness import (
-    MOST_RHO,
-    area,
-    gain,
-    is_above_0,
-    mean_over_draws,
+    REDRAWS,
+    Faithfulness,
     randomisation_test,
-    removal_curve,
+    removal_curves,
 )
 from project.reporting.subject import Subject, Text
 from project.reporting.text import attributions as attribution
@@ -25,8 +21,6 @@ from project.training.intervals import mean_interval
 LENGTH = 64  # tokens of a window that is explained, or the context where it is shorter
 EXAMPLES_A_WINDOW = 25  # each costs hundreds of passes: a 25th of the report's n
 REDRAWN_WINDOWS = 12  # of the randomisation test
-REDRAWS = 3
-RANDOM_ORDERS = 3
 STEPS = 64  # of integrated gradients; 16 in the randomisation test
 CURVE = torch.linspace(0, 0.25, 17)  # shares of the tokens taken away; later ones hardly count
 
@@ -45,8 +39,7 @@ class Study:
         sample: Tokens whose mean embedding is the average token, on the device.
         seed: Of all that is drawn.
         values: Of each method, (B, T) on the CPU.
-        curves: Deletion of each method and control, (B, S).
-        levels, rho: Of `randomisation_test`.
+        found: By the two tests.
     """
 
     text: Text
@@ -56,25 +49,7 @@ class Study:
     sample: Tensor
     seed: int
     values: dict[str, Tensor] = field(default_factory=dict)
-    curves: dict[str, Tensor] = field(default_factory=dict)
-    levels: list[int] = field(default_factory=list)
-    rho: dict[str, Tensor] = field(default_factory=dict)
-
-    def gain(self, name: str, control: str) -> tuple[float, tuple[float, float] | None]:
-        return gain(self.curves[name], self.curves[control], CURVE)
-
-    def is_faster(self, name: str, control: str) -> bool:
-        return is_above_0(self.gain(name, control))
-
-    def area(self, name: str) -> float:
-        return area(self.curves[name], CURVE).mean().item()
-
-    def last_rho(self, name: str) -> float:
-        """Return the rank correlation after all layers were drawn anew."""
-        return mean_over_draws(self.rho[name][:, -1])[0]
-
-    def follows(self, name: str) -> bool:
-        return abs(self.last_rho(name)) < MOST_RHO
+    found: Faithfulness = field(default_factory=lambda: Faithfulness(CURVE))
 
     def incompleteness(self) -> tuple[float, tuple[float, float] | None] | None:
         """Return the mean error of completeness over the mean difference, with its interval.
@@ -126,7 +101,7 @@ def attributed(study: Study, network: nn.Module, name: str, number: int, steps: 
 
 
 def remove(subject: Subject, study: Study) -> None:
-    """Fill in the deletion curves; that of `random` is a mean over several orders."""
+    """Fill in the curves of deletion."""
     network = study.text.network
     reader = attribution.Reader(network)
     embeddings = attribution.embedded(network, study.tokens)
@@ -136,16 +111,16 @@ def remove(subject: Subject, study: Study) -> None:
         is_kept = kept[:, :, None].to(embeddings.device)
         return reader(torch.where(is_kept, embeddings, baseline), study.targets).exp()
 
-    generator = subject.generator("orders of removal")
-    shape = study.tokens.shape
-    orders = {name: [values] for name, values in study.values.items()} | {
-        "nearest": [torch.arange(shape[1]).float().expand(shape)],
-        "random": [torch.rand(shape, generator=generator) for _ in range(RANDOM_ORDERS)],
-    }
-    every = torch.ones(shape, dtype=torch.bool)
-    for name, several in subject.track(orders.items(), "removing tokens"):
-        runs = [removal_curve(score, order, every, CURVE, generator) for order in several]
-        study.curves[name] = torch.stack(runs).mean(dim=0)
+    nearest = torch.arange(study.tokens.shape[1]).float().expand(study.tokens.shape)
+    study.found.curves = removal_curves(
+        score,
+        {**study.values, "nearest": nearest},
+        torch.ones(study.tokens.shape, dtype=torch.bool),
+        CURVE,
+        subject.generator("orders of removal"),
+        ["deletion"],
+        subject.track,
+    )
 
 
 def redraw(subject: Subject, study: Study) -> None:
@@ -157,7 +132,7 @@ def redraw(subject: Subject, study: Study) -> None:
         times = attributed(study, network, "gradient_times_input", number, steps=16)
         return {MAIN: signed, "gradient_times_input": times, "unsigned": signed.abs()}
 
-    study.levels, study.rho = randomisation_test(
+    study.found.levels, study.found.rho = randomisation_test(
         study.text.network,
         attribute,
         torch.ones(number, study.tokens.shape[1], dtype=torch.bool),

@@ -1,18 +1,12 @@
 """Interpretability of a language model: which tokens a prediction rests on, and how far back.
 
-Shape letters: B windows, T tokens of a window, R draws of the weights.
+Shape letters: B windows, T tokens of a window.
 """
 
 import torch
 
-from project.reporting.faithfulness import (
-    MOST_ERROR,
-    MOST_RHO,
-    in_words,
-    layers_of,
-    mean_over_draws,
-)
-from project.reporting.faithfulness_pictures import curves_picture, rho_picture
+from project.reporting.faithfulness import MOST_ERROR, MOST_RHO, REDRAWS, in_words, layers_of
+from project.reporting.faithfulness_pictures import curves_picture, randomisation_picture
 from project.reporting.findings import (
     Block,
     Figures,
@@ -31,7 +25,7 @@ from project.reporting.text.explained import (
     CURVE,
     MAIN,
     METHODS,
-    REDRAWS,
+    REDRAWN_WINDOWS,
     STEPS,
     Study,
     explained,
@@ -39,7 +33,7 @@ from project.reporting.text.explained import (
 from project.reporting.text.pictures import Row, text_picture
 from project.reporting.text.reach import Reach, attention_blocks, measured_reach, reach_blocks
 
-NAME, TITLE = "interpretability", "Interpretability"
+NAME = "interpretability"
 SHOWN = 2  # right predictions, and as many wrong ones
 SHOWN_TOKENS = 48  # of each
 TITLES = {
@@ -65,27 +59,25 @@ def section(subject: Subject) -> Section:
     assert subject.text is not None
     study = explained(subject, subject.text)
     if len(study.tokens) < 2:
-        return not_run(NAME, TITLE, "the text to measure on does not fill two windows")
+        return not_run(NAME, "the text to measure on does not fill two windows")
     reach = measured_reach(subject, subject.text)
     mark, says = judged(study)
-    return Section(NAME, TITLE, mark, f"{says} {reach.in_words()}", blocks(study, reach))
+    return Section(NAME, mark, f"{says} {reach.in_words()}", blocks(study, reach))
 
 
 def judged(study: Study) -> tuple[Mark, str]:
     """Return the mark and what integrated gradients is worth."""
-    good = [
-        n for n in METHODS if n in study.rho and study.follows(n) and study.is_faster(n, "random")
-    ]
-    found = study.incompleteness()
+    found, incomplete = study.found, study.incompleteness()
+    good = [n for n in METHODS if n in found.rho and found.follows(n) and found.is_faster(n)]
     faults = []
-    if not study.follows(MAIN):
+    if not found.follows(MAIN):
         faults.append("they hardly change when the weights are made random")
-    if not study.is_faster(MAIN, "random"):
+    if not found.is_faster(MAIN):
         faults.append("the tokens that they name are not shown to matter more than any others")
-    elif not study.is_faster(MAIN, "nearest"):
+    elif not found.is_faster(MAIN, "nearest"):
         faults.append("the tokens that they name are not shown to matter more than the nearest")
-    if found and found[0] >= MOST_ERROR:
-        faults.append(f"they miss the log-probability by {in_words(found[0])}")
+    if incomplete and incomplete[0] >= MOST_ERROR:
+        faults.append(f"they miss the log-probability by {in_words(incomplete[0])}")
     if not faults:
         return "holds", (
             "Explanations by integrated gradients can be used: the tokens that they name matter "
@@ -100,6 +92,7 @@ def judged(study: Study) -> tuple[Mark, str]:
 
 def blocks(study: Study, reach: Reach) -> list[Block]:
     number, length = study.tokens.shape
+    num_layers = len(layers_of(study.text.network))
     how = (
         f"The most probable next token after {number} windows of {length} tokens of the "
         f"{study.text.measured_split} text, drawn at random and read from an empty state, is "
@@ -109,7 +102,7 @@ def blocks(study: Study, reach: Reach) -> list[Block]:
         "are. Deletion makes tokens average, those that speak most for the prediction first; the "
         "randomisation test (Adebayo et al. 2018) draws the weights anew from the head down, by "
         f"torch's default initialisation, {REDRAWS} times, and compares the attributions of "
-        f"{study.rho[MAIN].shape[2]} windows. The unsigned ones are a warning: where they stay "
+        f"{min(REDRAWN_WINDOWS, number)} windows. The unsigned ones are a warning: where they stay "
         "alike, their size shows how the architecture forgets, and not what was learnt."
     )
     return [
@@ -118,7 +111,7 @@ def blocks(study: Study, reach: Reach) -> list[Block]:
         table(study),
         examples(study),
         removal_picture(study),
-        randomisation_picture(study),
+        randomisation_picture("token_randomisation", study.found, TITLES, num_layers),
         *reach_blocks(reach),
         *attention_blocks(study.text, study.tokens, study.seed),
         Figures(measures(study), "Attributions"),
@@ -126,18 +119,18 @@ def blocks(study: Study, reach: Reach) -> list[Block]:
 
 
 def table(study: Study) -> Table:
-    rows = []
+    rows, found = [], study.found
     for name, title in TITLES.items():
         readings = []
         if name in METHODS:
             readings += [
-                ("better" if study.is_faster(name, control) else "not better") + f" than {control}"
+                ("better" if found.is_faster(name, control) else "not better") + f" than {control}"
                 for control in ("random", "nearest")
             ]
-        if name in study.rho:
-            readings.append("follows the model" if study.follows(name) else "ignores the model")
-        areas = digits(study.area(name)) if name in study.curves else ""
-        rho = digits(study.last_rho(name)) if name in study.rho else ""
+        if name in found.rho:
+            readings.append("follows the model" if found.follows(name) else "ignores the model")
+        areas = digits(found.area(name)) if name in found.curves["deletion"] else ""
+        rho = digits(found.last_rho(name)) if name in found.rho else ""
         rows.append([title, areas, rho, ", ".join(readings) or "a control"])
     head = ["method", "deletion (low is good)", "rho, random weights", "reading"]
     return Table(head, rows, "Methods side by side")
@@ -153,17 +146,11 @@ def measures(study: Study) -> list[Measure]:
         found = [Measure("completeness", title, error, "%", n, interval, seed, how)]
     for name in METHODS:
         for control in ("random", "nearest"):
-            value, interval = study.gain(name, control)
+            value, interval = study.found.gain(name, control)
             said = f"{TITLES[name]}: deletion, gain over {TITLES[control]}"
             how, key = "normal, paired over windows", f"deletion_gain_{name}_over_{control}"
             found.append(Measure(key, said, value, "", n, interval, seed, how))
-    for name, rho in study.rho.items():
-        value, interval = mean_over_draws(rho[:, -1])
-        constant = int(rho[:, -1].isnan().sum())
-        how = f"Student's t over {REDRAWS} draws of the weights; {constant} constant, taken as 0"
-        said = f"{TITLES[name]}: rank correlation after all layers"
-        found.append(Measure(f"rho_{name}", said, value, "", rho.shape[2], interval, seed, how))
-    return found
+    return [*found, *study.found.rho_measures(TITLES, seed)]
 
 
 def examples(study: Study) -> Picture:
@@ -196,19 +183,7 @@ def removal_picture(study: Study) -> Picture:
         "are made average, the most important first: a method that names what counts falls early, "
         "below the dashed controls, which go in a random order or from the nearest token back."
     )
-    first = min(METHODS, key=study.area)
-    panels = {"% of the tokens removed": study.curves}
+    first = min(METHODS, key=study.found.area)
+    panels = {"% of the tokens removed": study.found.curves["deletion"]}
     picture = curves_picture(panels, CURVE, TITLES, CONTROLS)
     return Picture("token_deletion", picture, caption, f"{TITLES[first]} falls earliest.")
-
-
-def randomisation_picture(study: Study) -> Picture:
-    caption = (
-        "Rank correlation over the tokens of a window with the attributions of the same network "
-        f"after its last layers were drawn anew, of {len(layers_of(study.text.network))} with "
-        f"weights; bars reach over the {REDRAWS} draws. At 1 nothing has changed; at 0 nothing is "
-        f"left. The grey band is {MOST_RHO} about 0."
-    )
-    ends = ", ".join(f"{TITLES[name]} {digits(study.last_rho(name))}" for name in study.rho)
-    picture = rho_picture(study.levels, study.rho, TITLES)
-    return Picture("token_randomisation", picture, caption, f"After all layers: {ends}.")

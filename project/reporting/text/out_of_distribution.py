@@ -31,7 +31,7 @@ from project.reporting.subject import Subject, Text, separate_starts
 from project.reporting.text import strange_texts
 from project.reporting.text.pictures import spread_picture
 
-NAME, TITLE = "out_of_distribution", "Out of distribution"
+NAME = "out_of_distribution"
 EXAMPLES_A_WINDOW = 8  # a window is many tokens: an eighth of the report's n
 HOLDS_AUROC = 0.95  # the least of any kind of strange text, for "holds"
 FAILS_AUROC = 0.80  # below it for any kind: "fails"
@@ -82,7 +82,7 @@ def section(subject: Subject) -> Section:
     n = max(2, subject.n // EXAMPLES_A_WINDOW)
     batch = text.windows(text.measured_split, n, subject.generator(NAME))
     if len(batch.inputs) < 2:
-        return not_run(NAME, TITLE, "the text to measure on does not fill two windows")
+        return not_run(NAME, "the text to measure on does not fill two windows")
     test = Kind("test", f"{text.measured_split} text", batch).read(text)
     kinds, reasons = [], []
     for found in subject.track(
@@ -101,7 +101,6 @@ def section(subject: Subject) -> Section:
     figures = [bits_per_byte_of(test, subject.seed), *of_kinds, *reasons]
     return Section(
         NAME,
-        TITLE,
         mark,
         verdict(mark, worst, easiest, apart),
         [

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from project.reporting.baselines import compressed_bits, ngram_losses
 from project.reporting.findings import Block, Figures, Mark, Measure, Section, Words
 from project.reporting.means import mean_measure
 from project.reporting.recorded import recorded
 from project.reporting.subject import Subject, Text
+from project.reporting.text.baselines import compressed_bits, ngram_losses
 from project.reporting.text.copying import Copying, copying
 from project.reporting.text.excerpts import as_bytes
 from project.reporting.text.losses import (
@@ -74,7 +74,7 @@ def section(subject: Subject) -> Section:
     ]
     measures = {m.key: m for m in figures + rivals + apart}
     mark, verdict = mark_of(measures, found), verdict_of(measures, found, split)
-    return Section("performance", "Performance", mark, verdict, blocks)
+    return Section("performance", mark, verdict, blocks)
 
 
 def token_sizes(text: Text, split: str) -> Tensor:

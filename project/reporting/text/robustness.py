@@ -34,7 +34,7 @@ from project.reporting.text.typed_contexts import (
 )
 from project.reporting.text.typos import KINDS
 
-NAME, TITLE = "robustness", "Robustness"
+NAME = "robustness"
 MARKED_RATE = 0.05  # that the mark is given by
 MARKED = f"{100 * MARKED_RATE:.0f} % of the letters"
 HOLDS_LOST = 0.10  # of what the context is worth, at most, by any kind of typos, for "holds"
@@ -57,12 +57,12 @@ def section(subject: Subject) -> Section:
     assert text is not None
     windows = drawn_windows(subject, text, max(2, subject.n // EXAMPLES_A_WINDOW))
     if windows is None:
-        return not_run(NAME, TITLE, "the test text does not fill two windows of at least 4 tokens")
+        return not_run(NAME, "the test text does not fill two windows of at least 4 tokens")
     clean = cost(text, windows, windows.contexts)
     alone = cost(text, windows, [context[-1:] for context in windows.contexts])
     costs, num_cut = typed_costs(subject, text, windows)
     if not costs:
-        return not_run(NAME, TITLE, "the test text has no letters, in which to make typos")
+        return not_run(NAME, "the test text has no letters, in which to make typos")
     worst = max(KINDS, key=lambda kind: costs[kind, MARKED_RATE].per_byte)
     worth = difference("worth", "What the context is worth", alone, clean, seed)
     lost = share_lost(costs[worst, MARKED_RATE], clean, worth)
@@ -78,7 +78,7 @@ def section(subject: Subject) -> Section:
         Figures(of_typos, f"With typos in {MARKED}"),
         *exchanges,
     ]
-    return Section(NAME, TITLE, mark_of(lost), verdict(costs, clean, worst, lost) + told, blocks)
+    return Section(NAME, mark_of(lost), verdict(costs, clean, worst, lost) + told, blocks)
 
 
 def difference(key: str, title: str, after: Cost, before: Cost, seed: int) -> Measure:
