@@ -105,23 +105,23 @@ def typed(name: str, text: str) -> list[str]:
 
 def cell(name: str, runs: list[Any]) -> tuple[str, str, str, str, str, str]:
     """Return data, parameters, runs, result, interval and training time of one cell."""
-    from project.comparison.cells import seconds_of, shown, shown_interval
-    from project.comparison.leaderboard import board_of, figure_of
+    from project.comparison.cells import cells
+    from project.comparison.leaderboard import board_of
     from project.comparison.runs import Group, name_of_data
 
     if not runs:
         return name, "", "0", "", "", ""
-    group = Group(runs)
-    board = board_of(name, [group])
-    found = figure_of(group, board.split, board.metric)
+    board = board_of(name_of_data(runs[-1].record["data"]), [Group(runs)])
+    row = cells(board, 0)
+    result = row["test" if board.split == "test" else "validation"]
     unit = {"accuracy": " %", "loss": " nats"}.get(board.metric, "")
     return (
-        name_of_data(runs[-1].record["data"]),
-        f"{runs[-1].record['parameters']:,}",
-        str(len(runs)),
-        f"{board.split} {board.metric} {shown(found, board.metric)}{unit}",
-        shown_interval(found, board.metric),
-        f"{seconds_of(group):,.0f} s",
+        board.data,
+        row["parameters"],
+        row["runs"],
+        f"{board.split} {board.metric} {result}{unit}",
+        row["95 % interval"],
+        row["training"],
     )
 
 

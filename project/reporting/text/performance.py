@@ -23,6 +23,7 @@ from project.reporting.text.losses import (
     by_place,
     by_window,
     passages,
+    tokens_of,
 )
 from project.reporting.text.repetition import SPAN, copied_from_training
 from project.training.results import text_results
@@ -79,8 +80,7 @@ def section(subject: Subject) -> Section:
 
 def token_sizes(text: Text, split: str) -> Tensor:
     """Return the bytes that each token after the first stands for, (N - 1,)."""
-    tokens = torch.from_numpy(np.asarray(text.tokens(split))[1:].astype(np.int64))
-    return text.byte_counts[tokens]
+    return text.byte_counts[tokens_of(text, split)[1:]]
 
 
 def results_of(text: Text, split: str, losses: Tensor, windows: Tensor) -> dict[str, Any]:
@@ -135,11 +135,10 @@ def baselines(text: Text, split: str, losses: Tensor, windows: Tensor) -> list[M
 
 def repeated_and_not(text: Text, split: str, losses: Tensor, windows: Tensor) -> list[Measure]:
     """Return the bits per byte of text that stands in the training text, and of the rest."""
-    copied = np.concatenate([[0], copied_from_training(text, split).cumsum()])
-    lengths = np.array([len(token) for token in text.tokenizer.vocabulary])
-    ends = lengths[np.asarray(text.tokens(split)).astype(np.int64)].cumsum()
-    # Tokens all of whose bytes do.
-    repeated = torch.from_numpy(copied[ends[1:]] - copied[ends[:-1]] == ends[1:] - ends[:-1])
+    copied = torch.from_numpy(np.append(0, copied_from_training(text, split).cumsum()))
+    lengths = torch.tensor([len(token) for token in text.tokenizer.vocabulary])
+    ends = lengths[tokens_of(text, split)].cumsum(0)
+    repeated = copied[ends].diff() == ends.diff()  # tokens all of whose bytes do
     sizes = token_sizes(text, split)
     return [
         bits_measure(key, title, losses[chosen], sizes[chosen], windows[chosen])
