@@ -335,10 +335,11 @@ def verdict_of(
             f"{accuracy.shown()} of the {split} images, against {majority.number()}."
         )
     is_better = least(figures["better_than_nearest"]) > 0
+    doubt = "" if is_better else ": not shown to be better than comparing pixels"
     told = (
         f"Right on {accuracy.shown()} of the {split} images; always naming the commonest class "
         f"would be right on {majority.number()}, that of the nearest known image on "
-        f"{nearest.number()}{'' if is_better else ': not shown to be better than comparing pixels'}. "
+        f"{nearest.number()}{doubt}. "
     )
     told += of_confident(figures, of, split)
     if left := [c for c in classes if c.is_left_behind]:
