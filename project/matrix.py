@@ -105,9 +105,9 @@ def typed(name: str, text: str) -> list[str]:
 
 def cell(name: str, runs: list[Any]) -> tuple[str, str, str, str, str, str]:
     """Return data, parameters, runs, result, interval and training time of one cell."""
+    from project.comparison.cells import seconds_of, shown, shown_interval
     from project.comparison.leaderboard import board_of, figure_of
     from project.comparison.runs import Group, name_of_data
-    from project.comparison.tables import seconds_of, shown, shown_interval
 
     if not runs:
         return name, "", "0", "", "", ""
@@ -120,13 +120,14 @@ def cell(name: str, runs: list[Any]) -> tuple[str, str, str, str, str, str]:
         f"{runs[-1].record['parameters']:,}",
         str(len(runs)),
         f"{board.split} {board.metric} {shown(found, board.metric)}{unit}",
-        shown_interval(found.interval if found else None, board.metric),
+        shown_interval(found, board.metric),
         f"{seconds_of(group):,.0f} s",
     )
 
 
 def table(rows: list[tuple[str, ...]]) -> str:
-    from project.comparison.tables import SPREAD, aligned
+    from project.comparison.cells import SPREAD
+    from project.comparison.terminal import aligned
 
     lines = aligned(rows, right=[2, 3, 6])
     if any(row[3] == "0" for row in rows):

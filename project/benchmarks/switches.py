@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from project.benchmarks.hand_written import plain_step
 from project.benchmarks.measuring import (
     Figures,
     device,
@@ -21,7 +22,6 @@ from project.benchmarks.measuring import (
     seconds_each,
     switched,
 )
-from project.benchmarks.training_step import plain_step
 from project.models.cnn import CNN, ConvBlock
 from project.models.transformer import GPT
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from project.comparison.statistics import seed_interval
+from project.comparison.significance import seed_interval
 from project.data.loader import derived_seed
 from project.reporting.findings import Measure
 from project.training.intervals import mean_interval

@@ -16,7 +16,7 @@ from project.checkpoints.interruption import handled_by
 from project.checkpoints.resume import complete_config
 from project.comparison.leaderboard import leaderboards
 from project.comparison.runs import Run, collect, directories, read_run
-from project.comparison.tables import text_of
+from project.comparison.terminal import text_of
 from project.configuration import ProjectCLI
 from project.distributed.slurm import job
 from project.messages import UsageError

@@ -16,9 +16,10 @@ import pytest
 import torch
 import yaml
 
+from project.comparison.files import csv_of, markdown_of
 from project.comparison.leaderboard import Board, leaderboards
 from project.comparison.runs import Collection, Group, collect
-from project.comparison.tables import csv_of, markdown_of, text_of
+from project.comparison.terminal import text_of
 from project.messages import UsageError
 from project.training.outcomes import save_outcomes
 

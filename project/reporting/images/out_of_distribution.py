@@ -30,9 +30,9 @@ from project.reporting.findings import (
 )
 from project.reporting.images import strangers
 from project.reporting.images.grids import LONGEST, grid_picture
+from project.reporting.means import mean_measure
 from project.reporting.separation import FAILS_AUROC, HOLDS_AUROC, separation
 from project.reporting.subject import Images, Subject
-from project.training.intervals import mean_interval
 
 NAME = "out_of_distribution"
 TOO_SURE = 0.90  # mean confidence on any kind, from which nothing "holds", however well it ranks
@@ -164,10 +164,8 @@ def kinds_beside(subject: Subject, images: Images, test: Tensor) -> Iterator[Kin
 
 
 def confidence_of(kind: Kind, seed: int) -> Measure:
-    sure = kind.confidence.tolist()
     key, title = f"{kind.key}_confidence", f"{capital(kind.title)}: mean confidence"
-    interval = mean_interval(sure, [1] * len(sure))
-    return Measure(key, title, kind.mean_confidence, "%", len(sure), interval, seed, "normal")
+    return mean_measure(key, title, "%", kind.confidence, seed=seed, how="normal")
 
 
 def measured(test: Kind, kind: Kind, seed: int) -> list[Measure]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from project.comparison.statistics import mcnemar
+from project.comparison.significance import mcnemar
 from project.reporting.bootstrap import DRAWS, interval_95
 from project.reporting.findings import (
     Block,
@@ -35,9 +35,10 @@ from project.reporting.images.classification import (
 )
 from project.reporting.images.grids import LONGEST, grid_picture
 from project.reporting.images.neighbours import known_images
+from project.reporting.means import mean_measure
 from project.reporting.recorded import recorded
 from project.reporting.subject import Images, Subject
-from project.training.intervals import mean_interval, wilson_interval
+from project.training.intervals import wilson_interval
 
 ENOUGH = 0.90  # accuracy below which a model is to be used with care
 FAR_BELOW = 0.05  # recall below that of the other classes, which is more than a nuance
@@ -134,10 +135,7 @@ def overall(subject: Subject, images: Images, split: str, of: Outcome) -> list[M
             "majority", f"Always {images.class_names[commonest]!r}, the commonest in training",
             int((of.labels == commonest).sum()), n,
         ),
-        Measure(
-            "loss", "Loss (negative log-likelihood)", of.losses.mean().item(), "nats", n,
-            mean_interval(of.losses.tolist(), [1] * n), None, "normal",
-        ),
+        mean_measure("loss", "Loss (negative log-likelihood)", "nats", of.losses, how="normal"),
     ]  # fmt: skip
     for key, title, value, draws in (
         ("balanced_accuracy", "Balanced accuracy", averages.recall.item(), drawn.recall),

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from project.reporting.findings import Block, Measure, Passage, Picture, Table, digits
+from project.reporting.findings import Block, Passage, Picture, Table, digits
 from project.reporting.subject import Text
-from project.reporting.text.token_pictures import context_picture
+from project.reporting.text.pictures import context_picture
 from project.training.intervals import mean_interval
 
 PASSAGE_BYTES = 200
@@ -66,28 +66,6 @@ def by_window(losses: Tensor, windows: Tensor) -> tuple[Tensor, Tensor]:
     counts = torch.bincount(windows)
     sums = torch.bincount(windows, losses.double())
     return sums[counts > 0], counts[counts > 0]
-
-
-def mean_measure(
-    key: str,
-    title: str,
-    sums: Tensor,
-    counts: Tensor,
-    unit: str,
-    n: int | None = None,
-    seed: int | None = None,
-    how: str = "normal, over windows",
-) -> Measure:
-    """Return sum(sums) / sum(counts) as a figure, with the interval over groups such as windows.
-
-    Args:
-        sums, counts: Of each group, (groups,); counts of 0 give no interval and weigh nothing.
-        n: What was measured; the groups by default.
-    """
-    value = (sums.double().sum() / counts.sum().clamp(min=1)).item()
-    interval = mean_interval(sums.tolist(), counts.tolist()) if counts.any() else None
-    how = how if interval else "a single one gives no interval"
-    return Measure(key, title, value, unit, n or len(sums), interval, seed, how)
 
 
 def by_place(losses: Tensor, windows: Tensor, read: Tensor) -> list[Block]:

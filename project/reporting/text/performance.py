@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from project.reporting.findings import Block, Figures, Mark, Measure, Section, Words
+from project.reporting.means import mean_measure
 from project.reporting.recorded import recorded
 from project.reporting.subject import Subject, Text
 from project.reporting.text.baselines import compressed_bits, ngram_losses
@@ -21,7 +22,6 @@ from project.reporting.text.losses import (
     by_kind,
     by_place,
     by_window,
-    mean_measure,
     passages,
 )
 from project.reporting.text.repetition import SPAN, copied_from_training
@@ -104,7 +104,7 @@ def overall(text: Text, results: dict[str, Any], split: str) -> list[Measure]:
         known = text.losses("val")
         sums, counts = by_window(known, text.windows_read("val")[0])
         title = "Loss, validation"
-        found.append(mean_measure("val_loss", title, sums, counts, "nats", len(known)))
+        found.append(mean_measure("val_loss", title, "nats", sums, counts, n=len(known)))
     return found
 
 
@@ -155,7 +155,7 @@ def bits_measure(key: str, title: str, losses: Tensor, sizes: Tensor, windows: T
     """Return losses of tokens, nats, that stand for `sizes` bytes as bits per byte, by window."""
     bits, _ = by_window(losses / math.log(2), windows)
     num_bytes, _ = by_window(sizes, windows)
-    return mean_measure(key, title, bits, num_bytes, "bits/byte", len(losses))
+    return mean_measure(key, title, "bits/byte", bits, num_bytes, n=len(losses))
 
 
 def known_and_new(subject: Subject, text: Text, split: str) -> list[Measure]:
@@ -166,7 +166,9 @@ def known_and_new(subject: Subject, text: Text, split: str) -> list[Measure]:
         losses = text.losses_of(text.windows(name, count, subject.generator("windows of text")))
         sums, counts = losses.sum(dim=1), torch.full((len(losses),), losses.shape[1])
         key, title = f"{name}_windows_loss", f"Loss on windows of {title} text"
-        found.append(mean_measure(key, title, sums, counts, "nats", losses.numel(), subject.seed))
+        found.append(
+            mean_measure(key, title, "nats", sums, counts, n=losses.numel(), seed=subject.seed)
+        )
     return found
 
 
