@@ -29,7 +29,8 @@ from project.reporting.faithfulness import (
     removal_curve,
 )
 from project.reporting.images import attributions, explained, interpretability
-from project.reporting.subject import Images, Subject
+from project.reporting.images.opened import Images
+from project.reporting.subject import Subject
 
 BLACK = torch.zeros(1, 1, 1, 1)
 SHARES = torch.linspace(0, 1, 11)

@@ -17,7 +17,9 @@ from project.reporting.croissant import MOST_FILES, croissant
 from project.reporting.dataset_card import dataset_card
 from project.reporting.dataset_facts import KNOWN, LICENCES, NOT_OF_THE_HUB, UNKNOWN
 from project.reporting.findings import Figures, Section, share
-from project.reporting.subject import Images, Subject, Text
+from project.reporting.images.opened import Images
+from project.reporting.subject import Subject
+from project.reporting.text.opened import Text
 
 CPU = torch.device("cpu")
 OURS = {

@@ -16,7 +16,8 @@ from project.reporting.images import data, neighbours
 from project.reporting.images.data import Judged, moved_share, section
 from project.reporting.images.label_quality import LabelQuality, from_folds, label_quality
 from project.reporting.images.neighbours import Neighbours, class_shares, nearest, same_images
-from project.reporting.subject import Images, Subject, open_subject
+from project.reporting.images.opened import Images
+from project.reporting.subject import Subject, open_subject
 
 CPU = torch.device("cpu")
 

@@ -14,7 +14,8 @@ from project.models.mlp import MLP
 from project.reporting.findings import Figures, Measure, Picture, Section, Table
 from project.reporting.images import attacked as attacks
 from project.reporting.images import robustness
-from project.reporting.subject import Images, Subject
+from project.reporting.images.opened import Images
+from project.reporting.subject import Subject
 from project.tasks.attacks import ProjectedGradientDescent, is_right, smallest_changes
 from project.tasks.image_classification import ImageClassification
 

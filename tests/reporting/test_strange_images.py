@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from project.data.image_sets import MNIST, QMNIST, Digits, FashionMNIST
 from project.data.images import ImageData
 from project.reporting.images import strangers
+from project.reporting.images.opened import Images
 from project.reporting.images.out_of_distribution import NAME, scores, section
-from project.reporting.subject import Images, Subject
+from project.reporting.subject import Subject
 
 
 def draws(seed: int = 0) -> torch.Generator:

@@ -33,7 +33,8 @@ from project.reporting.images.neighbours import (
     nearest,
     same_images,
 )
-from project.reporting.subject import Images, Subject
+from project.reporting.images.opened import Images
+from project.reporting.subject import Subject
 
 COPIED_FAILS = 0.01  # of the test images, with a copy among those that were trained or chosen on
 IMBALANCE = 10.0  # largest class over smallest

@@ -30,9 +30,10 @@ from project.reporting.findings import (
 )
 from project.reporting.images import strangers
 from project.reporting.images.grids import LONGEST, grid_picture
+from project.reporting.images.opened import Images
 from project.reporting.means import mean_measure
 from project.reporting.separation import FAILS_AUROC, HOLDS_AUROC, separation
-from project.reporting.subject import Images, Subject
+from project.reporting.subject import Subject
 
 NAME = "out_of_distribution"
 TOO_SURE = 0.90  # mean confidence on any kind, from which nothing "holds", however well it ranks

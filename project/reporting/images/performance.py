@@ -35,9 +35,10 @@ from project.reporting.images.classification import (
 )
 from project.reporting.images.grids import LONGEST, grid_picture
 from project.reporting.images.neighbours import known_images
+from project.reporting.images.opened import Images
 from project.reporting.means import mean_measure
 from project.reporting.recorded import recorded
-from project.reporting.subject import Images, Subject
+from project.reporting.subject import Subject
 from project.training.intervals import wilson_interval
 
 ENOUGH = 0.90  # accuracy below which a model is to be used with care

@@ -11,7 +11,8 @@ from project.reporting.findings import Picture, with_unit
 from project.reporting.images.attacked import RESTARTS, STEPS, Attacked, mean
 from project.reporting.images.corruptions import CORRUPTIONS
 from project.reporting.images.grids import LONGEST, grid_picture
-from project.reporting.subject import Images, Subject
+from project.reporting.images.opened import Images
+from project.reporting.subject import Subject
 from project.tasks.attacks import smallest_changes
 from project.training.intervals import wilson_interval
 

@@ -19,7 +19,7 @@ from project.reporting.findings import (
     fact,
     missing,
 )
-from project.reporting.subject import Subject, Text
+from project.reporting.subject import Subject
 from project.reporting.text.characters import (
     KINDS,
     by_category,
@@ -29,6 +29,7 @@ from project.reporting.text.characters import (
     lines_not_in,
 )
 from project.reporting.text.excerpts import PIECE, excerpts, pieces
+from project.reporting.text.opened import Text
 from project.reporting.text.personal import KINDS as PERSONAL
 from project.reporting.text.personal import hints
 from project.reporting.text.repetition import (

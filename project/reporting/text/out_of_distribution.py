@@ -27,8 +27,9 @@ from project.reporting.findings import (
 )
 from project.reporting.means import mean_measure
 from project.reporting.separation import FAILS_AUROC, HOLDS_AUROC, Scores, separation
-from project.reporting.subject import Subject, Text, separate_starts
+from project.reporting.subject import Subject
 from project.reporting.text import strange_texts
+from project.reporting.text.opened import Text, separate_starts
 from project.reporting.text.pictures import spread_picture
 
 NAME = "out_of_distribution"
