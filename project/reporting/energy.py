@@ -26,8 +26,9 @@ from project.reporting.findings import (
     fact,
     missing,
 )
+from project.reporting.images.opened import BATCH
 from project.reporting.recorded import config_of
-from project.reporting.subject import BATCH, Subject
+from project.reporting.subject import Subject
 
 REPETITIONS = 5
 SECONDS = 1.5  # of a repetition

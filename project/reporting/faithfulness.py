@@ -85,11 +85,10 @@ class Faithfulness:
         for name, rho in self.rho.items():
             value, interval = mean_over_draws(rho[:, -1])
             constant = int(rho[:, -1].isnan().sum())
-            how = f"Student's t over {len(rho)} draws of the weights; {constant} constant, as 0"
-            title = f"{titles[name]}: rank correlation after all layers"
-            found.append(
-                Measure(f"rho_{name}", title, value, "", rho.shape[2], interval, seed, how)
-            )
+            how = f"Student's t over {len(rho)} draws; {constant} constant, taken as 0"
+            said = f"{titles[name]}: rank correlation after all layers"
+            n = rho.shape[2]
+            found.append(Measure(f"rho_{name}", said, value, "", n, interval, seed, how))
         return found
 
 

@@ -6,29 +6,26 @@ Shape letters: B examples, S steps of a curve, R draws of the weights, L levels 
 import torch
 from torch import Tensor
 
+from project.reporting.drawing import as_png, legend_below, panels
 from project.reporting.faithfulness import MOST_RHO, REDRAWS, Faithfulness
 from project.reporting.findings import Picture
-from project.tracking.pictures import drawn, png
 
 COLOURS = ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#8c564b", "#ff9896")
 
 
 def curves_picture(
-    panels: dict[str, dict[str, Tensor]], shares: Tensor, titles: dict[str, str], controls: set[str]
+    kinds: dict[str, dict[str, Tensor]], shares: Tensor, titles: dict[str, str], controls: set[str]
 ) -> bytes:
     """Draw the mean of curves (B, S) over `shares` (S,), controls dashed, as PNG.
 
     Args:
-        panels: Curves by method, under what the horizontal axis is called.
+        kinds: Curves by method, under what the horizontal axis is called.
         titles: Of the methods, the controls among them.
         controls: Names of those; that called `random` is black.
     """
-    from matplotlib.figure import Figure
-
     percent = 100 * shares.numpy()
-    figure = Figure(figsize=(5, 4.2), dpi=150, layout="constrained")
-    places = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for place, (label, curves) in zip(places, panels.items(), strict=True):
+    figure, grid = panels(5, 4.2, columns=len(kinds), sharey=True)
+    for place, (label, curves) in zip(grid[0], kinds.items(), strict=True):
         colours = iter(COLOURS)
         for name in (name for name in titles if name in curves):
             mean = curves[name].mean(dim=0).numpy()
@@ -37,14 +34,11 @@ def curves_picture(
                 place.plot(percent, mean, "--", color=colour, label=titles[name])
             else:
                 place.plot(percent, mean, color=next(colours), label=titles[name])
-        place.set_xlabel(label, fontsize=9)
-        place.set(ylim=(0, 1.02), xlim=(0, percent[-1]))
-        place.tick_params(labelsize=8)
+        place.set(xlabel=label, ylim=(0, 1.02), xlim=(0, percent[-1]))
         place.grid(alpha=0.3)
-    places[0].set_ylabel("mean probability", fontsize=9)
-    handles, labels = places[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8)
-    return png(drawn(figure))
+    grid[0, 0].set_ylabel("mean probability")
+    legend_below(figure, grid[0, 0])
+    return as_png(figure)
 
 
 def randomisation_picture(
@@ -74,10 +68,7 @@ def rho_picture(levels: list[int], rho: dict[str, Tensor], titles: dict[str, str
 
     Bars reach over the R draws; the band is where a method follows the model.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 3.8), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
+    figure, ((axes,),) = panels(5, 3.8)
     axes.axhspan(-MOST_RHO, MOST_RHO, color="0.9")
     for name, colour in zip(titles, COLOURS, strict=False):
         if name not in rho:
@@ -95,10 +86,8 @@ def rho_picture(levels: list[int], rho: dict[str, Tensor], titles: dict[str, str
             capsize=2,
             label=titles[name],
         )
-    axes.set_xlabel("layers drawn anew, from the head down", fontsize=9)
-    axes.set_ylabel("rank correlation with the trained one", fontsize=9)
+    axes.set_xlabel("layers drawn anew, from the head down")
+    axes.set_ylabel("rank correlation with the trained one")
     axes.set_xticks([0, *levels])
-    axes.tick_params(labelsize=8)
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8)
-    return png(drawn(figure))
+    legend_below(figure, axes)
+    return as_png(figure)

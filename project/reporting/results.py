@@ -33,11 +33,15 @@ def keep(folder: Path, about: dict[str, Any], sections: list[Section]) -> None:
         if not path.is_file() or path.read_bytes() != picture.png:  # kept after every section
             replace_bytes(path, picture.png)
     content = about | {"sections": {section.name: as_json(section) for section in sections}}
-    text = json.dumps(finite(content), indent=2, allow_nan=False, ensure_ascii=False)
-    replace_text(folder / "results.json", text + "\n")
+    replace_text(folder / "results.json", json_text(content))
     for path in (folder / "figures").glob("*.png"):
         if path.name not in pictures:
             path.unlink()
+
+
+def json_text(content: dict[str, Any]) -> str:
+    """Return JSON for a file; numbers that are not finite are null."""
+    return json.dumps(finite(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def as_json(section: Section) -> dict[str, Any]:

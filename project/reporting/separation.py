@@ -17,6 +17,8 @@ from project.training.intervals import wilson_interval
 Scores = NDArray[np.floating[Any]]
 KEPT = 0.95  # share of the familiar examples that a threshold must let pass: FPR at 95 % TPR
 RESAMPLES = 400
+HOLDS_AUROC = 0.95  # the least of any kind of strange examples, for "holds"
+FAILS_AUROC = 0.80  # below it for any kind: "fails"
 
 
 def auroc(familiar: Scores, strange: Scores) -> float:

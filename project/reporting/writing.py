@@ -2,7 +2,6 @@
 
 import argparse
 import importlib
-import json
 import time
 import traceback
 from datetime import datetime
@@ -17,7 +16,7 @@ from project.reporting.markdown import markdown_of
 from project.reporting.page import page_of
 from project.reporting.recorded import opened_name
 from project.reporting.subject import Subject, open_subject
-from project.training.run_directory import finite, provenance, typed_command
+from project.training.run_directory import provenance, typed_command
 
 COMMON = ("identity", "energy")  # sections that are the same for every kind of data
 
@@ -146,15 +145,11 @@ def write_files(
         "report.md": markdown_of(title, lines, sections),
         "README.md": model_card(subject, sections),
         "DATASET_CARD.md": dataset_card(subject, sections),
-        "croissant.json": as_json(croissant(subject, sections)),
-        "energy.json": as_json(energy_record(subject, energy)),
+        "croissant.json": results.json_text(croissant(subject, sections)),
+        "energy.json": results.json_text(energy_record(subject, energy)),
         "evidence.md": evidence(subject, sections),
     }.items():
         replace_text(folder / name, text)
-
-
-def as_json(content: dict[str, Any]) -> str:
-    return json.dumps(finite(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def title_of(subject: Subject) -> str:

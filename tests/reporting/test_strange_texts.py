@@ -20,7 +20,7 @@ from project.models.mlp import MLPLanguageModel
 from project.models.rnn import RNNLanguageModel
 from project.models.transformer import GPT, SinusoidalTransformer
 from project.reporting.findings import Figures, Table
-from project.reporting.subject import Subject, Text
+from project.reporting.subject import Subject
 from project.reporting.text import (
     out_of_distribution,
     robustness,
@@ -28,6 +28,7 @@ from project.reporting.text import (
     typed_contexts,
     typos,
 )
+from project.reporting.text.opened import Text
 from project.reporting.text.token_exchanges import (
     exchange_blocks,
     flip_estimates,

@@ -16,9 +16,10 @@ from project.models.cnn import CausalCNN
 from project.models.mlp import MLPLanguageModel
 from project.models.rnn import RNNLanguageModel
 from project.models.transformer import GPT, SinusoidalTransformer
-from project.reporting.subject import Subject, Text
+from project.reporting.subject import Subject
 from project.reporting.text import attributions, explained, interpretability, reach
 from project.reporting.text.attention import attention_distances, attention_maps, has_attention
+from project.reporting.text.opened import Text
 from project.reporting.text.pictures import laid_out
 from project.tasks.language_modeling import LanguageModeling
 

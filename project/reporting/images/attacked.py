@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from project.reporting.findings import with_unit
-from project.reporting.subject import Images, Subject
+from project.reporting.images.opened import Images
+from project.reporting.subject import Subject
 from project.tasks.attacks import (
     Classify,
     fgsm,

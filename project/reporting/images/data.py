@@ -3,7 +3,6 @@
 Shape letters: N images of a split, M of train and validation together, K classes.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -14,6 +13,7 @@ from project.reporting.findings import (
     Figures,
     Mark,
     Measure,
+    Part,
     Picture,
     Section,
     Table,
@@ -21,6 +21,7 @@ from project.reporting.findings import (
     fact,
     missing,
     percent,
+    section_of,
     share,
 )
 from project.reporting.images.class_pictures import class_picture
@@ -33,7 +34,8 @@ from project.reporting.images.neighbours import (
     nearest,
     same_images,
 )
-from project.reporting.subject import Images, Subject
+from project.reporting.images.opened import Images
+from project.reporting.subject import Subject
 
 COPIED_FAILS = 0.01  # of the test images, with a copy among those that were trained or chosen on
 IMBALANCE = 10.0  # largest class over smallest
@@ -56,21 +58,6 @@ RULE = Words(
 )
 
 
-@dataclass
-class Part:
-    """One question of the section.
-
-    Attributes:
-        blocks: That answer it.
-        says: A sentence for the verdict; nothing where it needs none.
-        mark: What it alone would give the section.
-    """
-
-    blocks: list[Block]
-    says: str = ""
-    mark: Mark = "holds"
-
-
 def section(subject: Subject) -> Section:
     assert subject.images is not None
     images = subject.images
@@ -80,11 +67,7 @@ def section(subject: Subject) -> Section:
         neighbourhood(subject, images),
         doubtful_labels(subject, images),
     ]
-    marks = [part.mark for part in parts]
-    mark: Mark = "fails" if "fails" in marks else "caution" if "caution" in marks else "holds"
-    verdict = " ".join(part.says for part in parts if part.says)
-    blocks = [block for part in parts for block in part.blocks]
-    return Section("data", mark, verdict, [*blocks, RULE])
+    return section_of("data", parts, RULE)
 
 
 def classes(images: Images) -> Part:
@@ -315,27 +298,32 @@ def lowest(names: list[str], judged: list[Judged]) -> Picture:
 
 def training_labels(subject: Subject, images: Images) -> tuple[Judged, Words]:
     """Judge the training labels by the runs of other folds, else by their nearest neighbours."""
-    data, why = images.data, "the run is not one of a k-fold set"
-    if data.num_folds is not None:
+    data = images.data
+    if data.num_folds is None:
+        why = "the run is not one of a k-fold set"
+    else:
         everything, _ = data.dataset.load(data.root)  # in the official order
-        folds = from_folds(subject.run, everything.labels, data.num_folds, data.split_seed)
-        if folds.quality is not None:
+        found = from_folds(subject.run, everything.labels, data.num_folds, data.split_seed)
+        if isinstance(found, LabelQuality):
             numbers = torch.arange(len(everything.labels))
-            how = f"by the {folds.why} of the k-fold set, each asked of the fold it left out"
+            how = (
+                f"by the {data.num_folds} runs of the k-fold set, each asked of the fold that it "
+                "left out"
+            )
             words = Words(
                 "The training labels are those of train and validation together, numbered in "
                 "their official order."
             )
-            return Judged("train", folds.quality, everything.images, numbers, how), words
-        why = folds.why
+            return Judged("train", found, everything.images, numbers, how), words
+        why = found
     pixels, labels = data.splits["train"].images.cpu(), images.labels("train")
     asked, seed = drawn(subject, images, "train", "labels")
-    found = nearest(
+    voters = nearest(
         pixels[asked], pixels, NEIGHBOURS, own=asked, device=images.device, track=subject.track
     )
-    shares = class_shares(found, labels, len(images.class_names))
-    quality = label_quality(labels[asked], shares, tie=found.distances.mean(1))
-    k = found.indices.shape[1]
+    shares = class_shares(voters, labels, len(images.class_names))
+    quality = label_quality(labels[asked], shares, tie=voters.distances.mean(1))
+    k = voters.indices.shape[1]
     of_all = "all" if seed is None else f"{len(asked):,} of the"
     words = Words(
         f"The training labels ({of_all} {len(labels):,}) are judged by the {k} nearest other "

@@ -19,7 +19,8 @@ from project.reporting.faithfulness import (
     removal_curves,
 )
 from project.reporting.images import attributions as attribution
-from project.reporting.subject import Images, Subject
+from project.reporting.images.opened import Images
+from project.reporting.subject import Subject
 from project.training.intervals import mean_interval
 
 SHARE_OF_N = 10  # one image in ten of --n: each costs hundreds of passes

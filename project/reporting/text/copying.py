@@ -11,9 +11,10 @@ from torch import Tensor
 
 from project.reporting.findings import Block, Figures, Measure, Passage, Words, fact, missing, share
 from project.reporting.means import mean_measure
-from project.reporting.subject import Subject, Text
+from project.reporting.subject import Subject
 from project.reporting.text.excerpts import as_bytes, byte_pieces
 from project.reporting.text.memorisation import Bytes, copied_bytes, longest_copy, reproduced_tokens
+from project.reporting.text.opened import Text
 from project.reporting.text.repetition import SPAN
 from project.tasks.sampling import generate
 

@@ -14,8 +14,9 @@ from project.reporting.faithfulness import (
     randomisation_test,
     removal_curves,
 )
-from project.reporting.subject import Subject, Text
+from project.reporting.subject import Subject
 from project.reporting.text import attributions as attribution
+from project.reporting.text.opened import Text
 from project.training.intervals import mean_interval
 
 LENGTH = 64  # tokens of a window that is explained, or the context where it is shorter

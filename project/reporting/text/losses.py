@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from project.reporting.findings import Block, Passage, Picture, Table, digits
-from project.reporting.subject import Text
+from project.reporting.text.opened import Text
 from project.reporting.text.pictures import context_picture
 from project.training.intervals import mean_interval
 

@@ -26,15 +26,14 @@ from project.reporting.findings import (
     with_unit,
 )
 from project.reporting.means import mean_measure
-from project.reporting.separation import Scores, separation
-from project.reporting.subject import Subject, Text, separate_starts
+from project.reporting.separation import FAILS_AUROC, HOLDS_AUROC, Scores, separation
+from project.reporting.subject import Subject
 from project.reporting.text import strange_texts
+from project.reporting.text.opened import Text, separate_starts
 from project.reporting.text.pictures import spread_picture
 
 NAME = "out_of_distribution"
 EXAMPLES_A_WINDOW = 8  # a window is many tokens: an eighth of the report's n
-HOLDS_AUROC = 0.95  # the least of any kind of strange text, for "holds"
-FAILS_AUROC = 0.80  # below it for any kind: "fails"
 NUM_KINDS = 6
 RULE = f"""\
 Windows of strange text are compared with windows of the test text, in pairs, by the mean loss of \
@@ -180,8 +179,8 @@ def distributions(test: Kind, kinds: list[Kind]) -> Picture:
     return Picture(
         "out_of_distribution",
         spread_picture({kind.title: kind.losses for kind in shown}),
-        "Spread of the mean loss over windows of each kind; every row has its own height. A model "
-        "that notices strange text has those rows (orange) to the right of its own text (blue), "
-        "without overlap.",
+        "Spread of the mean loss over windows of each kind; a stroke marks the median, heights are "
+        "square roots, on a scale of each row's own. A model that notices strange text has those "
+        "rows (orange) to the right of its own text (blue), without overlap.",
         "Bits per byte: " + ", ".join(f"{kind.title} {kind.bits_per_byte:.2f}" for kind in shown),
     )

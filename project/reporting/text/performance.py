@@ -13,7 +13,7 @@ from torch import Tensor
 from project.reporting.findings import Block, Figures, Mark, Measure, Section, Words
 from project.reporting.means import mean_measure
 from project.reporting.recorded import recorded
-from project.reporting.subject import Subject, Text
+from project.reporting.subject import Subject
 from project.reporting.text.baselines import compressed_bits, ngram_losses
 from project.reporting.text.copying import Copying, copying
 from project.reporting.text.excerpts import as_bytes
@@ -25,6 +25,7 @@ from project.reporting.text.losses import (
     passages,
     tokens_of,
 )
+from project.reporting.text.opened import Text
 from project.reporting.text.repetition import SPAN, copied_from_training
 from project.training.results import text_results
 

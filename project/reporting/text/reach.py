@@ -21,8 +21,9 @@ from project.reporting.findings import (
     missing,
 )
 from project.reporting.means import mean_measure
-from project.reporting.subject import Subject, Text
+from project.reporting.subject import Subject
 from project.reporting.text.attention import attention_distances, attention_maps, has_attention
+from project.reporting.text.opened import Text
 from project.reporting.text.pictures import context_picture, heads_picture
 from project.training.intervals import Z_95, mean_interval
 

@@ -17,7 +17,7 @@ from project.data.corpora import Corpus, Document, PythonDocs, TinyShakespeare
 from project.data.loader import IGNORED
 from project.data.text import TextData, TokenBatch
 from project.data.tokenization import UNKNOWN, Tokens
-from project.reporting.subject import Text
+from project.reporting.text.opened import Text
 
 SOURCE_MODULES = ("inspect", "json.decoder", "argparse", "typing")
 

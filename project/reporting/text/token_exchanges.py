@@ -19,7 +19,8 @@ from project.data.text import TokenBatch
 from project.data.tokenization import Tokens
 from project.reporting.findings import Block, Figures, Measure, Passage, missing
 from project.reporting.means import mean_measure
-from project.reporting.subject import Subject, Text, gradients
+from project.reporting.subject import Subject, gradients
+from project.reporting.text.opened import Text
 from project.tasks.language_modeling import token_losses
 
 EXAMPLES_A_WINDOW = 20  # a twentieth of the report's n

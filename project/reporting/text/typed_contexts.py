@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from project.data.tokenization import Tokens
-from project.reporting.subject import Subject, Text
+from project.reporting.subject import Subject
+from project.reporting.text.opened import Text
 from project.reporting.text.strange_texts import readable, target_bytes, whole_rows, windows_of
 from project.reporting.text.typos import KINDS, typed
 
