@@ -133,6 +133,17 @@ def small_text_run(folder: Path, *more: str) -> Path:
     return only_run(folder / "runs")
 
 
+def image_subject(network: nn.Module, data: Any, task: Any = None, **options: Any) -> Any:
+    """What a report on a classifier is about, without a run; options are its `n` and `seed`."""
+    from project.reporting.images.opened import Images
+    from project.reporting.subject import Subject
+
+    cpu = torch.device("cpu")
+    subject = Subject(None, Path("best.ckpt"), {}, {}, task, network, data, cpu, **options)
+    subject.images = Images(network, data, cpu)
+    return subject
+
+
 def write_idx(path: Path, numbers: np.ndarray) -> None:
     """Write uint8 numbers as an IDX file, compressed when the name ends in .gz."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,29 +1,25 @@
 """The form that all pictures of a report share: their size, their letters, and PNG."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from project.tracking.pictures import drawn, png
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 OWN, STRANGE = "#1f5fa8", "#c8641e"  # what a model was made for, and what it was not
 
 
 def panels(
     width: float, height: float, rows: int = 1, columns: int = 1, **options: Any
-) -> tuple["Figure", Any]:
+) -> tuple[Figure, Any]:
     """Return a figure of that size, inches, and an array of its axes (rows, columns).
 
     Args:
         options: Of `Figure.subplots`.
     """
-    from matplotlib.figure import Figure  # half a second: not needed to train
-
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, **options)
     for axes in grid.flat:
@@ -54,11 +50,11 @@ def draw_spreads(axes: Any, rows: Sequence[ArrayLike], edges: NDArray[np.floatin
     axes.tick_params(left=False)
 
 
-def legend_below(figure: "Figure", axes: Any) -> None:
+def legend_below(figure: Figure, axes: Any) -> None:
     """Name the lines of `axes` below all panels, in two columns."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8)
 
 
-def as_png(figure: "Figure") -> bytes:
+def as_png(figure: Figure) -> bytes:
     return png(drawn(figure))

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from project.comparison.statistics import seed_interval
+from project.comparison.significance import seed_interval
 from project.costs.energy import PARTS, Meter, gpus_of, kwh_of
 from project.costs.flops import prediction_flops
 from project.costs.grid import grid_of
@@ -26,8 +26,9 @@ from project.reporting.findings import (
     fact,
     missing,
 )
+from project.reporting.images.opened import BATCH
 from project.reporting.recorded import config_of
-from project.reporting.subject import BATCH, Subject
+from project.reporting.subject import Subject
 
 REPETITIONS = 5
 SECONDS = 1.5  # of a repetition

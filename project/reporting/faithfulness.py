@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from project.comparison.statistics import seed_interval
+from project.comparison.significance import seed_interval
 from project.data.loader import derived_seed
 from project.intervals import mean_interval
 from project.reporting.findings import Measure
@@ -85,13 +85,10 @@ class Faithfulness:
         for name, rho in self.rho.items():
             value, interval = mean_over_draws(rho[:, -1])
             constant = int(rho[:, -1].isnan().sum())
-            how = (
-                f"Student's t over {len(rho)} draws of the weights; {constant} constant, taken as 0"
-            )
-            title = f"{titles[name]}: rank correlation after all layers"
-            found.append(
-                Measure(f"rho_{name}", title, value, "", rho.shape[2], interval, seed, how)
-            )
+            how = f"Student's t over {len(rho)} draws; {constant} constant, taken as 0"
+            said = f"{titles[name]}: rank correlation after all layers"
+            n = rho.shape[2]
+            found.append(Measure(f"rho_{name}", said, value, "", n, interval, seed, how))
         return found
 
 

@@ -174,6 +174,29 @@ class Section:
         return next((m for m in self.measures() if m.key == key), None)
 
 
+@dataclass
+class Part:
+    """One of several questions of a section.
+
+    Attributes:
+        blocks: That answer it.
+        says: Sentences for the verdict; nothing where it needs none.
+        mark: What it alone would give the section.
+    """
+
+    blocks: list[Block] = field(default_factory=list)
+    says: str = ""
+    mark: Mark = "holds"
+
+
+def section_of(name: str, parts: list[Part], *last: Block) -> Section:
+    """Return a section that is marked as its worst part, of which its verdict tells first."""
+    worst_first = sorted(parts, key=lambda part: ("fails", "caution", "holds").index(part.mark))
+    verdict = " ".join(part.says for part in worst_first if part.says)
+    blocks = [block for part in parts for block in part.blocks]
+    return Section(name, worst_first[0].mark, verdict, [*blocks, *last])
+
+
 def not_run(name: str, why: str) -> Section:
     """Return a section that says why it is empty."""
     return Section(name, "not run", why)

@@ -15,7 +15,7 @@ import yaml
 from project.checkpoints.interruption import handled_by
 from project.comparison.leaderboard import leaderboards
 from project.comparison.runs import Run, collect, directories, read_run
-from project.comparison.tables import text_of
+from project.comparison.terminal import text_of
 from project.configuration import ProjectCLI, complete_config
 from project.distributed.slurm import job
 from project.messages import UsageError

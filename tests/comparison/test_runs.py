@@ -16,10 +16,11 @@ import pytest
 import torch
 import yaml
 
+from project.comparison.files import csv_of, markdown_of
 from project.comparison.leaderboard import Board, leaderboards
 from project.comparison.outcomes import save_outcomes
 from project.comparison.runs import Collection, Group, collect
-from project.comparison.tables import csv_of, markdown_of, text_of
+from project.comparison.terminal import text_of
 from project.messages import UsageError
 
 DIGITS = {"dataset": "Digits", "sha256": {"train": "a", "val": "b", "test": "c"}}

@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import networks_with
+from conftest import image_subject, networks_with
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
@@ -29,7 +28,7 @@ from project.reporting.faithfulness import (
     removal_curve,
 )
 from project.reporting.images import attributions, explained, interpretability
-from project.reporting.subject import Images, Subject
+from project.reporting.subject import Subject
 
 BLACK = torch.zeros(1, 1, 1, 1)
 SHARES = torch.linspace(0, 1, 11)
@@ -324,10 +323,7 @@ def subject_of(network: nn.Module, data: ImageData) -> Subject:
     torch.manual_seed(0)
     nn.init.normal_(network.head.weight, std=0.5)
     network.eval().requires_grad_(False)
-    device = torch.device("cpu")
-    subject = Subject(None, Path("none"), {}, {}, None, network, data, device, n=60)
-    subject.images = Images(network, data, device)
-    return subject
+    return image_subject(network, data, n=60)
 
 
 SLOW = ("TorchvisionNetwork",)  # ResNet-18

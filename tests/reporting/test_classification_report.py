@@ -21,7 +21,8 @@ from project.reporting.images.classification import (
     threshold_of,
     worse_than_the_rest,
 )
-from project.reporting.subject import Images, Subject
+from project.reporting.images.opened import Images
+from project.reporting.subject import Subject
 from project.tasks.image_classification import ImageClassification
 
 

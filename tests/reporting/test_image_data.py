@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import image_subject
 from torch import Tensor, nn
 
 from project.data.image_sets import ImageSet, LabelledImages, stratified_folds
@@ -16,9 +17,7 @@ from project.reporting.images import data, neighbours
 from project.reporting.images.data import Judged, moved_share, section
 from project.reporting.images.label_quality import LabelQuality, from_folds, label_quality
 from project.reporting.images.neighbours import Neighbours, class_shares, nearest, same_images
-from project.reporting.subject import Images, Subject, open_subject
-
-CPU = torch.device("cpu")
+from project.reporting.subject import Subject, open_subject
 
 
 def noise(count: int, seed: int = 0, size: int = 4) -> Tensor:
@@ -55,10 +54,7 @@ class Reader(nn.Module):
 def subject_of(dataset: ImageSet, n: int = 1000, **options) -> Subject:
     data = ImageData(dataset, **options)
     data.setup()
-    network = Reader()
-    subject = Subject(None, Path(), {}, {}, None, network, data, CPU, n)
-    subject.images = Images(network, data, CPU)
-    return subject
+    return image_subject(Reader(), data, n=n)
 
 
 @pytest.fixture

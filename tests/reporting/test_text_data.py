@@ -11,7 +11,7 @@ from project.data.corpora import Corpus, Document, PythonDocs
 from project.data.text import TextData
 from project.data.tokenization import BPETokenizer, ByteTokenizer, CharTokenizer, Tokenizer
 from project.reporting.findings import Section, Table
-from project.reporting.subject import Subject, Text
+from project.reporting.subject import Subject
 from project.reporting.text import excerpts as reading
 from project.reporting.text.characters import (
     KINDS,
@@ -23,6 +23,7 @@ from project.reporting.text.characters import (
 )
 from project.reporting.text.data import section, shortened
 from project.reporting.text.excerpts import excerpts, pieces
+from project.reporting.text.opened import Text
 from project.reporting.text.personal import hints
 from project.reporting.text.repetition import repeated_lines, same_documents
 

@@ -17,7 +17,7 @@ from project.data.tokenization import BPETokenizer, CharTokenizer
 from project.models.rnn import RNNLanguageModel
 from project.models.transformer import GPT, SinusoidalTransformer
 from project.reporting.findings import Measure
-from project.reporting.subject import Subject, Text
+from project.reporting.subject import Subject
 from project.reporting.text import calibration, performance
 from project.reporting.text.baselines import compressed_bits, ngram_losses
 from project.reporting.text.copying import Copying, copying
@@ -28,6 +28,7 @@ from project.reporting.text.memorisation import (
     reproduced_tokens,
     spans_found,
 )
+from project.reporting.text.opened import Text
 from project.tasks.language_modeling import LanguageModeling
 from project.tasks.sampling import generate
 

@@ -16,10 +16,11 @@ from project.models.cnn import CausalCNN
 from project.models.mlp import MLPLanguageModel
 from project.models.rnn import RNNLanguageModel
 from project.models.transformer import GPT, SinusoidalTransformer
-from project.reporting.subject import Subject, Text
-from project.reporting.text import attributions, interpretability, reach
+from project.reporting.subject import Subject
+from project.reporting.text import attributions, explained, interpretability, reach
 from project.reporting.text.attention import attention_distances, attention_maps, has_attention
-from project.reporting.text.token_pictures import laid_out
+from project.reporting.text.opened import Text
+from project.reporting.text.pictures import laid_out
 from project.tasks.language_modeling import LanguageModeling
 
 V = 11
@@ -256,8 +257,8 @@ def subject_of(network: nn.Module, data: TextData, n: int = 50) -> Subject:
 
 @every_network
 def test_every_language_model_gets_through(cls, options, docs, monkeypatch) -> None:
-    monkeypatch.setattr(interpretability, "STEPS", 8)
-    monkeypatch.setattr(interpretability, "REDRAWS", 2)
+    monkeypatch.setattr(explained, "STEPS", 8)
+    monkeypatch.setattr(explained, "REDRAWS", 2)
     network = build(cls, options, vocab_size=256)
     section = interpretability.section(subject_of(network, docs))
     assert section.mark in ("holds", "caution", "fails")

@@ -19,7 +19,7 @@ from project.models.cnn import CNN
 from project.models.mlp import MLP
 from project.models.rnn import RNN
 from project.reporting.images.attacks import fgsm, smallest_changes, strongest_pgd
-from project.reporting.subject import Classifier
+from project.reporting.images.opened import Classifier
 from project.tasks.attacks import (
     ProjectedGradientDescent,
     evaluation_mode,

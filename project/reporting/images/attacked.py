@@ -12,7 +12,8 @@ from torch import Tensor
 
 from project.reporting.findings import with_unit
 from project.reporting.images.attacks import fgsm, smallest_changes, square_search, strongest_pgd
-from project.reporting.subject import Images, Subject
+from project.reporting.images.opened import Images
+from project.reporting.subject import Subject
 from project.tasks.attacks import Classify, is_right, loss_gradient, pgd, uniform_like
 
 GREY = {"0.05": 0.05, "0.1": 0.1, "0.15": 0.15, "0.2": 0.2, "0.3": 0.3}  # Madry et al. 2018: 0.3

@@ -3,7 +3,6 @@
 Shape letters: N images of a split, M of train and validation together, K classes.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -14,6 +13,7 @@ from project.reporting.findings import (
     Figures,
     Mark,
     Measure,
+    Part,
     Picture,
     Section,
     Table,
@@ -21,6 +21,7 @@ from project.reporting.findings import (
     fact,
     missing,
     percent,
+    section_of,
     share,
 )
 from project.reporting.images.class_pictures import class_picture
@@ -33,7 +34,8 @@ from project.reporting.images.neighbours import (
     nearest,
     same_images,
 )
-from project.reporting.subject import Images, Subject
+from project.reporting.images.opened import Images
+from project.reporting.subject import Subject
 
 COPIED_FAILS = 0.01  # of the test images, with a copy among those that were trained or chosen on
 IMBALANCE = 10.0  # largest class over smallest
@@ -56,21 +58,6 @@ RULE = Words(
 )
 
 
-@dataclass
-class Part:
-    """One question of the section.
-
-    Attributes:
-        blocks: That answer it.
-        says: A sentence for the verdict; nothing where it needs none.
-        mark: What it alone would give the section.
-    """
-
-    blocks: list[Block]
-    says: str = ""
-    mark: Mark = "holds"
-
-
 def section(subject: Subject) -> Section:
     assert subject.images is not None
     images = subject.images
@@ -80,11 +67,7 @@ def section(subject: Subject) -> Section:
         neighbourhood(subject, images),
         doubtful_labels(subject, images),
     ]
-    marks = [part.mark for part in parts]
-    mark: Mark = "fails" if "fails" in marks else "caution" if "caution" in marks else "holds"
-    verdict = " ".join(part.says for part in parts if part.says)
-    blocks = [block for part in parts for block in part.blocks]
-    return Section("data", mark, verdict, [*blocks, RULE])
+    return section_of("data", parts, RULE)
 
 
 def classes(images: Images) -> Part:

@@ -20,7 +20,8 @@ from project.reporting.faithfulness import (
     removal_curves,
 )
 from project.reporting.images import attributions as attribution
-from project.reporting.subject import Images, Subject
+from project.reporting.images.opened import Images
+from project.reporting.subject import Subject
 
 SHARE_OF_N = 10  # one image in ten of --n: each costs hundreds of passes
 REDRAWN_IMAGES = 32  # of the randomisation test

@@ -3,14 +3,11 @@
 Shape letters: n images, C channels, H height, W width.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from project.reporting.drawing import as_png, panels
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 LONGEST = 14  # letters of a class name above one of four images; more would run into the next
 
@@ -60,7 +57,7 @@ def maps_picture(
     return as_png(figure)
 
 
-def show(axes: "Axes | Any", image: Tensor) -> None:
+def show(axes: Any, image: Tensor) -> None:
     """Draw (C, H, W) in [0, 1]: three channels in colour, one in grey, of others the first."""
     shown = image if len(image) == 3 else image[:1]
     axes.imshow(shown.cpu().permute(1, 2, 0).squeeze(2).numpy(), cmap="gray", vmin=0, vmax=1)

@@ -40,7 +40,8 @@ from project.reporting.images.explained import (
     explained,
 )
 from project.reporting.images.grids import LONGEST, maps_picture
-from project.reporting.subject import Images, Subject
+from project.reporting.images.opened import Images
+from project.reporting.subject import Subject
 
 LEAST_RHO_OF_CONTROL = 0.3  # of guided backpropagation, above which the test is seen to work
 

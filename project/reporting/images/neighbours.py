@@ -14,7 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from project.reporting.subject import Images, Subject
+from project.reporting.images.opened import Images
+from project.reporting.subject import Subject
 
 QUERIES_PER_N = 10  # images whose neighbours are looked for, for each of `n`
 QUERIES = 1000  # images asked about at once

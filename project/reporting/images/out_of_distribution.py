@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from project.intervals import mean_interval
 from project.reporting.drawing import as_png, draw_spreads, panels
 from project.reporting.findings import (
     Figures,
@@ -31,8 +30,10 @@ from project.reporting.findings import (
 )
 from project.reporting.images import strangers
 from project.reporting.images.grids import LONGEST, grid_picture
+from project.reporting.images.opened import Images
+from project.reporting.means import mean_measure
 from project.reporting.separation import FAILS_AUROC, HOLDS_AUROC, separation
-from project.reporting.subject import Images, Subject
+from project.reporting.subject import Subject
 
 NAME = "out_of_distribution"
 TOO_SURE = 0.90  # mean confidence on any kind, from which nothing "holds", however well it ranks
@@ -164,10 +165,8 @@ def kinds_beside(subject: Subject, images: Images, test: Tensor) -> Iterator[Kin
 
 
 def confidence_of(kind: Kind, seed: int) -> Measure:
-    sure = kind.confidence.tolist()
     key, title = f"{kind.key}_confidence", f"{capital(kind.title)}: mean confidence"
-    interval = mean_interval(sure, [1] * len(sure))
-    return Measure(key, title, kind.mean_confidence, "%", len(sure), interval, seed, "normal")
+    return mean_measure(key, title, "%", kind.confidence, seed=seed, how="normal")
 
 
 def measured(test: Kind, kind: Kind, seed: int) -> list[Measure]:

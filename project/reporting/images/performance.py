@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from project.comparison.statistics import mcnemar
-from project.intervals import mean_interval, wilson_interval
+from project.comparison.significance import mcnemar
+from project.intervals import wilson_interval
 from project.reporting.bootstrap import DRAWS, interval_95
 from project.reporting.findings import (
     Block,
@@ -36,8 +36,10 @@ from project.reporting.images.classification import (
 )
 from project.reporting.images.grids import LONGEST, grid_picture
 from project.reporting.images.neighbours import known_images
+from project.reporting.images.opened import Images
+from project.reporting.means import mean_measure
 from project.reporting.recorded import recorded
-from project.reporting.subject import Images, Subject
+from project.reporting.subject import Subject
 
 ENOUGH = 0.90  # accuracy below which a model is to be used with care
 FAR_BELOW = 0.05  # recall below that of the other classes, which is more than a nuance
@@ -134,10 +136,7 @@ def overall(subject: Subject, images: Images, split: str, of: Outcome) -> list[M
             "majority", f"Always {images.class_names[commonest]!r}, the commonest in training",
             int((of.labels == commonest).sum()), n,
         ),
-        Measure(
-            "loss", "Loss (negative log-likelihood)", of.losses.mean().item(), "nats", n,
-            mean_interval(of.losses.tolist(), [1] * n), None, "normal",
-        ),
+        mean_measure("loss", "Loss (negative log-likelihood)", "nats", of.losses, how="normal"),
     ]  # fmt: skip
     for key, title, value, draws in (
         ("balanced_accuracy", "Balanced accuracy", averages.recall.item(), drawn.recall),
@@ -335,10 +334,11 @@ def verdict_of(
             f"{accuracy.shown()} of the {split} images, against {majority.number()}."
         )
     is_better = least(figures["better_than_nearest"]) > 0
+    doubt = "" if is_better else ": not shown to be better than comparing pixels"
     told = (
         f"Right on {accuracy.shown()} of the {split} images; always naming the commonest class "
         f"would be right on {majority.number()}, that of the nearest known image on "
-        f"{nearest.number()}{'' if is_better else ': not shown to be better than comparing pixels'}. "
+        f"{nearest.number()}{doubt}. "
     )
     told += of_confident(figures, of, split)
     if left := [c for c in classes if c.is_left_behind]:

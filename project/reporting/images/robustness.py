@@ -30,12 +30,13 @@ from project.reporting.images.attacked import (
     mean,
 )
 from project.reporting.images.corruptions import CORRUPTIONS, SEVERITIES
+from project.reporting.images.opened import Images
 from project.reporting.images.robustness_pictures import (
     curve_picture,
     damage_picture,
     smallest_picture,
 )
-from project.reporting.subject import Images, Subject, gradients
+from project.reporting.subject import Subject, gradients
 
 HOLDS, FAILS = 0.8, 0.5  # share right under attack, and over all damage
 

@@ -13,7 +13,8 @@ from project.reporting.images.attacked import RESTARTS, STEPS, Attacked, mean
 from project.reporting.images.attacks import smallest_changes
 from project.reporting.images.corruptions import CORRUPTIONS
 from project.reporting.images.grids import LONGEST, grid_picture
-from project.reporting.subject import Images, Subject
+from project.reporting.images.opened import Images
+from project.reporting.subject import Subject
 
 SHOWN = 4  # images with the smallest change that fools
 SIZES = 31  # of that change, up to the largest epsilon

@@ -10,12 +10,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
-from project.data.loader import IGNORED
 from project.data.text import TokenBatch
-from project.reporting.drawing import as_png, draw_spreads, panels
 from project.reporting.findings import (
     Figures,
     Mark,
@@ -28,10 +25,12 @@ from project.reporting.findings import (
     not_run,
     with_unit,
 )
+from project.reporting.means import mean_measure
 from project.reporting.separation import FAILS_AUROC, HOLDS_AUROC, Scores, separation
-from project.reporting.subject import Subject, Text, separate_starts
+from project.reporting.subject import Subject
 from project.reporting.text import strange_texts
-from project.reporting.text.losses import mean_measure
+from project.reporting.text.opened import Text, separate_starts
+from project.reporting.text.pictures import spread_picture
 
 NAME = "out_of_distribution"
 EXAMPLES_A_WINDOW = 8  # a window is many tokens: an eighth of the report's n
@@ -64,10 +63,9 @@ class Kind:
     are_pairs: bool = False
 
     def read(self, text: Text) -> "Kind":
-        targets = self.batch.targets
         self.bits = text.losses_of(self.batch).double().sum(dim=1) / math.log(2)
-        known = text.byte_counts[targets.clamp(min=0)] * (targets != IGNORED)  # (B, T)
         # Of unknown characters alone, a window stands for no byte.
+        known = strange_texts.target_bytes(text, self.batch.targets)
         self.num_bytes = known.sum(dim=1).clamp(min=1)
         self.losses: Scores = (self.bits / self.num_bytes).numpy()
         return self
@@ -145,7 +143,7 @@ def kinds_beside(subject: Subject, text: Text, test: TokenBatch) -> Iterator[Kin
 
 def bits_per_byte_of(kind: Kind, seed: int) -> Measure:
     key, title = f"{kind.key}_bits_per_byte", f"{capital(kind.title)}: bits per byte"
-    return mean_measure(key, title, kind.bits, kind.num_bytes, "bits/byte", seed=seed)
+    return mean_measure(key, title, "bits/byte", kind.bits, kind.num_bytes, seed=seed)
 
 
 def measured(test: Kind, kind: Kind, seed: int) -> list[Measure]:
@@ -178,16 +176,9 @@ def verdict(mark: Mark, worst: Kind, easiest: Kind, apart: dict[str, float]) -> 
 def distributions(test: Kind, kinds: list[Kind]) -> Picture:
     """Draw how the loss of windows is spread over each kind, a row a kind."""
     shown = [test, *kinds]
-    figure, ((axes,),) = panels(4.5, 0.8 + 0.5 * len(shown))
-    most = max(kind.losses.max() for kind in shown)
-    draw_spreads(axes, [kind.losses for kind in shown], np.linspace(0, most, 61))
-    axes.set_yticks(
-        [row + 0.3 for row in range(len(shown))], [kind.title for kind in reversed(shown)]
-    )
-    axes.set_xlabel("mean loss of a window, bits per byte")
     return Picture(
         "out_of_distribution",
-        as_png(figure),
+        spread_picture({kind.title: kind.losses for kind in shown}),
         "Spread of the mean loss over windows of each kind; a stroke marks the median, heights are "
         "square roots, on a scale of each row's own. A model that notices strange text has those "
         "rows (orange) to the right of its own text (blue), without overlap.",
