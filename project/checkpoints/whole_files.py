@@ -1,7 +1,10 @@
 """Files that are there whole or not at all, whenever the writer ends."""
 
 import os
+import time
 from pathlib import Path
+
+SECONDS_TO_WAIT = 5.0  # for another program to close a file
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -16,4 +19,24 @@ def replace_bytes(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
+    put_in_place(temporary, path)
+
+
+def put_in_place(made: Path, path: Path) -> None:
+    """Rename a file, over the one that was at `path`.
+
+    Windows refuses while another program, such as `project.compare` or a virus scanner, has one of
+    them open, which is seldom for long.
+
+    Raises:
+        OSError: If it cannot be done, on Windows after 5 s.
+    """
+    until = time.monotonic() + (SECONDS_TO_WAIT if os.name == "nt" else 0)
+    while True:
+        try:
+            made.replace(path)
+            return
+        except PermissionError:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(0.05)

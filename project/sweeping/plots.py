@@ -11,6 +11,8 @@ from optuna.importance import get_param_importances
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
+from project.checkpoints.whole_files import put_in_place
+
 FEWEST_TRIALS = 8  # complete ones, for importance: of fewer it tells nothing
 
 
@@ -77,4 +79,4 @@ def save(figure: Figure, path: Path) -> None:
     """Write a picture whole or not at all."""
     temporary = path.with_name(f".{path.name}")
     figure.savefig(temporary, dpi=150, format="png")
-    temporary.replace(path)
+    put_in_place(temporary, path)
