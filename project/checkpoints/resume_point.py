@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import torch
 import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_utilities.core.apply_func import apply_to_collection
