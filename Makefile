@@ -14,6 +14,8 @@ PYTHON ?= python3
 TORCH ?=
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 INSTALLED := .venv/installed
+# Else Windows reads and prints texts in another encoding.
+export PYTHONUTF8 := 1
 
 .PHONY: install train test test-slow distributed kill-matrix fault-cases gpu walk lint lock clean
 

@@ -1,6 +1,7 @@
 """What commands share: the form that they are typed in, and how they end."""
 
 import argparse
+import io
 import logging
 import sys
 import traceback
@@ -55,6 +56,7 @@ def exit_code_of(action: Callable[[], int | None]) -> int:
     What `action` returns, or 0; 2 for what is not possible, 1 for what failed on the way, 130 after
     Ctrl-C, 141 when the reader, such as `head`, has had enough. Errors are one line.
     """
+    print_every_character()
     try:
         return action() or 0
     except (UsageError, RunError, ValueError) as error:
@@ -89,3 +91,12 @@ def quieten_lightning() -> None:
         ".*all_gather.*deprecated.*",  # Lightning 2.6 on torch 2.15
     ):
         warnings.filterwarnings("ignore", message=message)
+
+
+def print_every_character() -> None:
+    """Let `print` write what the terminal or pipe has no character for as `\\xb1`, and go on.
+
+    A pipe of Windows knows 256 characters, unless the variable PYTHONUTF8 is 1.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")

@@ -216,7 +216,7 @@ def config_files(arguments: list[str]) -> list[Path]:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         near = nearest(
             f"configs/{path.name}", [f"configs/{p.name}" for p in CONFIGS.glob("*.yaml")]
@@ -265,7 +265,7 @@ def project_classes() -> dict[str, str]:
     """
     paths: dict[str, str] = {}
     for file in sorted(f for folder in PARTS for f in (PACKAGE / folder).glob("*.py")):
-        for node in ast.parse(file.read_text()).body:
+        for node in ast.parse(file.read_bytes()).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 paths[node.name] = f"{PACKAGE.name}.{file.parent.name}.{file.stem}.{node.name}"
     return paths

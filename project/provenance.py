@@ -50,7 +50,7 @@ def typed_command(name: str, arguments: list[str]) -> str:
 def home_folder() -> str:
     """Return a regular expression for the home folder, alone or before what lies in it."""
     home = str(Path.home())
-    return rf"(?<![\w/.~-]){re.escape(home)}(?=/|$)" if len(home) > 1 else "(?!)"
+    return rf"(?<![\w/.~-]){re.escape(home)}(?=[/\\]|$)" if len(home) > 1 else "(?!)"
 
 
 def without_home(value: Any) -> Any:
@@ -66,6 +66,7 @@ def code_hash() -> str:
     """Return a hash of this package's code, which comments, docstrings and layout do not change.
 
     Two runs of the same configuration and hash are the same recipe. Code elsewhere is not in it.
+    The same on every system and version of Python.
     """
     digest = hashlib.sha256()
     package = Path(__file__).parent
@@ -76,8 +77,21 @@ def code_hash() -> str:
                 body = getattr(node, "body", None)
                 if isinstance(body, list) and body and is_text(body[0]):
                     del body[0]
-            digest.update(f"{path.relative_to(package)} {ast.dump(tree)}".encode())
+            digest.update(f"{path.relative_to(package).as_posix()} {written(tree)}".encode())
     return digest.hexdigest()
+
+
+def written(node: Any) -> str:
+    """Return a tree of code as text. (`ast.dump` writes other text in each version of Python.)"""
+    if isinstance(node, list):
+        return f"[{', '.join(map(written, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    if isinstance(node, ast.JoinedStr):  # 3.12.1 has an empty text at the end of a format
+        node.values = [part for part in node.values if getattr(part, "value", None) != ""]
+    fields = [(name, value) for name, value in ast.iter_fields(node) if value not in (None, [])]
+    inside = ", ".join(f"{name}={written(value)}" for name, value in fields)
+    return f"{type(node).__name__}({inside})"
 
 
 def is_text(node: ast.AST) -> bool:

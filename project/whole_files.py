@@ -3,8 +3,11 @@
 import json
 import math
 import os
+import time
 from pathlib import Path
 from typing import Any
+
+SECONDS_TO_WAIT = 5.0  # for another program to close a file
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -19,7 +22,27 @@ def replace_bytes(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
+    put_in_place(temporary, path)
+
+
+def put_in_place(made: Path, path: Path) -> None:
+    """Rename a file, over the one that was at `path`.
+
+    Windows refuses while another program, such as `project.compare` or a virus scanner, has one of
+    them open, which is seldom for long.
+
+    Raises:
+        OSError: If it cannot be done, on Windows after 5 s.
+    """
+    until = time.monotonic() + (SECONDS_TO_WAIT if os.name == "nt" else 0)
+    while True:
+        try:
+            made.replace(path)
+            return
+        except PermissionError:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(0.05)
 
 
 def replace_json(path: Path, content: Any) -> None:

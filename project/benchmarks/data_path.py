@@ -105,7 +105,8 @@ def torchvision_set(images: Tensor, labels: Tensor, transform: Any) -> Any:
 
 def text_paths(rounds: int, seconds: float) -> list[Figures]:
     found = []
-    with TemporaryDirectory() as cache:
+    # Windows deletes no file that is mapped into memory.
+    with TemporaryDirectory(ignore_cleanup_errors=True) as cache:
         for rows, length in TEXT_SHAPES:
             ours = TextData(
                 PythonDocs(), context_length=length, batch_size=rows, seed=0, cache_dir=cache

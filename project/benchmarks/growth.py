@@ -48,7 +48,8 @@ def image_growth(rounds: int, sizes: tuple[int, ...]) -> Figures:
 
 
 def token_growth(rounds: int, sizes: tuple[int, ...]) -> Figures:
-    with TemporaryDirectory() as folder:
+    # Windows deletes no file that is mapped into memory.
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         loaders = {
             f"{size:,} tokens": text_of(
                 random_tokens(Path(folder, str(size)), size), context_length=256, batch_size=64

@@ -52,7 +52,8 @@ def trainer(
     for name, ((config, *changes), steps) in cases.items():
         arguments = ["--config", str(CONFIGS / config), *changes]
         steps = max(2, int(share * steps))
-        with TemporaryDirectory() as cache:
+        # Windows deletes no file that is mapped into memory, nor one of a logger that is open.
+        with TemporaryDirectory(ignore_cleanup_errors=True) as cache:
             if "--data.corpus" in changes:
                 arguments += ["--data.cache_dir", cache]
             measures = {
@@ -156,7 +157,8 @@ def trainer_step(arguments: list[str], steps: int) -> float:
 
 def train(arguments: list[str], timer: Callback) -> None:
     """Begin the run that `project.train` would do, until `timer` ends it; nothing is kept."""
-    with TemporaryDirectory() as folder, redirect_stdout(Terminal()), redirect_stderr(Terminal()):
+    place = TemporaryDirectory(ignore_cleanup_errors=True)
+    with place as folder, redirect_stdout(Terminal()), redirect_stderr(Terminal()):
         changes = ["--runs_dir", folder, "--trainer.max_epochs", "-1", "--trainer.max_steps", NEVER]
         changes += ["--trainer.check_val_every_n_epoch", "null"]
         changes += ["--trainer.val_check_interval", NEVER]

@@ -262,7 +262,7 @@ def processor_name() -> str:
     Raises:
         LookupError: Where the system does not say it.
     """
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     raise LookupError("no model name in /proc/cpuinfo")

@@ -47,5 +47,5 @@ class OperationProfile(Callback):
         on_gpu = any(entry.device_time_total for entry in found)
         order = "self_device_time_total" if on_gpu else "self_cpu_time_total"
         table = found.table(sort_by=order, row_limit=self.rows, max_name_column_width=60)
-        (directory / "operations.txt").write_text(table)
+        (directory / "operations.txt").write_text(table, encoding="utf-8")
         self.profiler = None

@@ -49,6 +49,7 @@ def decoded(
             f"there is no encoding {encoding!r} of text; --data.corpus.encoding takes Python's "
             "names, such as utf-8, latin-1, cp1252, utf-16"
         ) from error
+    other = "utf-16-le" if codecs.lookup(encoding).name == "utf-16" else "cp1252"
     done = 0  # bytes before the block
     with document.open() as file:
         while True:
@@ -61,12 +62,13 @@ def decoded(
                 raise ValueError(
                     f"{document.name!r} is not {encoding}: byte "
                     f"0x{error.object[error.start]:02x} at offset {offset:,} ({error.reason}); "
-                    "name its encoding, for example --data.corpus.encoding cp1252, or mend the file"
+                    f"name its encoding, for example --data.corpus.encoding {other}, or mend the "
+                    "file"
                 ) from error
-            except UnicodeError as error:  # such as UTF-16 without the mark that says its order
+            except UnicodeError as error:  # before 3.13: UTF-16 without the mark of its order
                 raise ValueError(
                     f"{document.name!r} is not {encoding} ({error}); name its encoding, for "
-                    "example --data.corpus.encoding utf-16-le"
+                    f"example --data.corpus.encoding {other}"
                 ) from error
             done += len(block)
             progress("clean", len(block))

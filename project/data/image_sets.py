@@ -248,7 +248,8 @@ class ImageFolder(ImageSet):
     def read(self, folder: Path) -> LabelledImages:
         files, labels = [], []
         for label, name in enumerate(self.class_names):
-            found = sorted((folder / name).rglob("*"))
+            # As paths, Windows would sort A and a alike.
+            found = sorted((folder / name).rglob("*"), key=lambda path: path.parts)
             found = [path for path in found if path.suffix.lower() in self.suffixes]
             if not found:
                 raise ValueError(f"ImageFolder: no images in {str(folder / name)!r}")

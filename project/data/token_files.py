@@ -151,7 +151,7 @@ def was_fitted_alike(folder: Path, tokenizer: Tokenizer) -> bool:
     if not state:  # nothing was learnt
         return True
     try:
-        return bool(json.loads((folder / "tokens.json").read_text())["tokenizer"] == state)
+        return bool(json.loads((folder / "tokens.json").read_bytes())["tokenizer"] == state)
     except (OSError, ValueError, KeyError):  # not there, or damaged
         return False
 

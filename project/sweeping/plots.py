@@ -10,9 +10,9 @@ from optuna import Study
 from optuna.importance import get_param_importances
 from optuna.trial import TrialState
 
-from project.whole_files import replace_bytes
 from project.sweeping.study import the_better
 from project.tracking.pictures import drawn, png
+from project.whole_files import replace_bytes
 
 FEWEST_TRIALS = 8  # complete ones, for importance: of fewer it tells nothing
 

@@ -13,7 +13,7 @@ import optuna
 import yaml
 from optuna import Study
 from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
@@ -90,7 +90,8 @@ def storage_of(sweep: Sweep, folder: Path) -> BaseStorage | str:
     if path.is_file():  # a power cut may have left half a line, after which nothing can be read
         written = path.read_bytes()
         path.open("r+b").truncate(written.rfind(b"\n") + 1)
-    return JournalStorage(JournalFileBackend(str(path)))
+    lock = JournalFileOpenLock(str(path))  # Optuna's default is a link: on Windows few may make one
+    return JournalStorage(JournalFileBackend(str(path), lock))
 
 
 def begin_trial(study: Study, sweep: Sweep) -> Trial:

@@ -163,7 +163,7 @@ def printing_to(log: Path) -> Iterator[None]:
     """Append what this process prints, in Python or below it, to a file."""
     streams = (sys.stdout, sys.stderr)
     before = [os.dup(stream.fileno()) for stream in streams]
-    with log.open("a") as file:
+    with log.open("a", encoding="utf-8") as file:
         for stream in streams:
             os.dup2(file.fileno(), stream.fileno())
     try:
