@@ -25,6 +25,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from project.checkpoints.former_names import current_path
 from project.messages import UsageError, nearest, short_message
 from project.tracking.weights_and_biases import Wandb
 from project.training.precision import fast_precision
@@ -273,7 +274,7 @@ def with_short_names() -> None:
     discard = typehints.discard_init_args_on_class_path_change
 
     def resolve_ours_first(base: Any, name: str) -> str:
-        return resolve(base, classes.get(name, name))
+        return resolve(base, classes.get(name, current_path(name)))
 
     def discard_all_of_an_optimizer(parser: Any, before: Any, value: Any) -> None:
         if before and "init_args" in before and before["class_path"] != value["class_path"]:

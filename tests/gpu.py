@@ -684,7 +684,7 @@ def class_named(name: str) -> Any:
     """Return our class of a bare name, found by reading the files, else torch's optimizer."""
     import torch
 
-    for folder in ("models", "tasks", "data", "training"):
+    for folder in ("data", "models", "optimization", "tasks"):
         for file in sorted((REPOSITORY / "project" / folder).glob("*.py")):
             if re.search(rf"^class {name}\b", file.read_text(), flags=re.MULTILINE):
                 return getattr(importlib.import_module(f"project.{folder}.{file.stem}"), name)

@@ -17,6 +17,7 @@ from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import WandbLogger
 
+from project.checkpoints.former_names import OWN_NAME
 from project.messages import UsageError
 from project.training.run_directory import process_rank
 
@@ -46,7 +47,7 @@ class Wandb:
     """
 
     mode: Literal["online", "offline", "disabled"] | None = None
-    project: str = "project"
+    project: str = OWN_NAME
     entity: str | None = None
     tags: list[str] | None = None
     checkpoints: Literal["none", "best", "all"] = "none"
