@@ -25,6 +25,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from project.checkpoints.former_names import OWN_NAME, current_path
 from project.hardware import fast_precision
 from project.messages import UsageError, nearest, short_message
 
@@ -105,7 +106,7 @@ class Wandb:
     """
 
     mode: Literal["online", "offline", "disabled"] | None = None
-    project: str = "project"
+    project: str = OWN_NAME
     entity: str | None = None
     tags: list[str] | None = None
     checkpoints: Literal["none", "best", "all"] = "none"
@@ -300,7 +301,7 @@ def with_short_names() -> None:
     discard = typehints.discard_init_args_on_class_path_change
 
     def resolve_ours_first(base: Any, name: str) -> str:
-        return resolve(base, classes.get(name, name))
+        return resolve(base, classes.get(name, current_path(name)))
 
     def discard_all_of_an_optimizer(parser: Any, before: Any, value: Any) -> None:
         if before and "init_args" in before and before["class_path"] != value["class_path"]:

@@ -65,8 +65,8 @@ def without_home(value: Any) -> Any:
 def code_hash() -> str:
     """Return a hash of this package's code, which comments, docstrings and layout do not change.
 
-    Two runs of the same configuration and hash are the same recipe. Code elsewhere is not in it.
-    The same on every system and version of Python.
+    Nor does another name of the package. Two runs of the same configuration and hash are the same
+    recipe. Code elsewhere is not in it. The same on every system and version of Python.
     """
     digest = hashlib.sha256()
     package = Path(__file__).parent
@@ -77,7 +77,8 @@ def code_hash() -> str:
                 body = getattr(node, "body", None)
                 if isinstance(body, list) and body and is_text(body[0]):
                     del body[0]
-            digest.update(f"{path.relative_to(package).as_posix()} {written(tree)}".encode())
+            code = re.sub(rf"(?<![\w.]){package.name}\.", "", written(tree))
+            digest.update(f"{path.relative_to(package).as_posix()} {code}".encode())
     return digest.hexdigest()
 
 

@@ -12,6 +12,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from project.checkpoints.checkpoint_file import newest
+from project.checkpoints.former_names import with_current_paths
 from project.checkpoints.loading import check_classes
 from project.checkpoints.run_files import lost
 from project.comparison.configurations import flat
@@ -159,7 +160,7 @@ def open_run(directory: Path, allowed: list[str]) -> StoppedRun:
         )
     config = content.get("config") or (directory / "config.yaml").read_text(encoding="utf-8")
     try:
-        check_classes(yaml.safe_load(config), allowed)
+        check_classes(with_current_paths(yaml.safe_load(config)), allowed)
     except (yaml.YAMLError, AttributeError, TypeError) as error:
         raise UsageError(f"the configuration in {checkpoint or directory} is damaged") from error
     schedules = content.get("lr_schedulers", [])
