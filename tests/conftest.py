@@ -154,7 +154,7 @@ def write_idx(path: Path, numbers: np.ndarray) -> None:
 
 @pytest.fixture
 def stand_in_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data folder with tiny random MNIST, FashionMNIST, KMNIST, CIFAR10 and TinyShakespeare."""
+    """A data folder with tiny random MNIST and its kin, CIFAR10 and TinyShakespeare."""
     root = tmp_path / "stand-in"
     numbers = np.random.default_rng(0)
     for name in ("MNIST", "FashionMNIST", "KMNIST"):
@@ -163,6 +163,10 @@ def stand_in_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             labels = np.arange(count) % 10
             write_idx(root / name / "raw" / f"{part}-images-idx3-ubyte", images)
             write_idx(root / name / "raw" / f"{part}-labels-idx1-ubyte", labels)
+    for part, count in (("train", 300), ("test", 101)):
+        start, labels = root / "QMNIST" / "raw" / f"qmnist-{part}", np.arange(count) % 10
+        write_idx(Path(f"{start}-images-idx3-ubyte"), numbers.integers(0, 256, (count, 28, 28)))
+        write_idx(Path(f"{start}-labels-idx2-int"), np.repeat(labels[:, None], 8, axis=1))
     monkeypatch.setattr(idx, "EXTRACTED_SHA256", {})
 
     from torchvision import datasets
