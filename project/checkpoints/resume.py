@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from project.checkpoints.checkpoint_file import newest
 from project.checkpoints.former_names import with_current_paths
 from project.checkpoints.loading import check_classes
-from project.checkpoints.run_files import lost
+from project.checkpoints.run_files import shorter_files
 from project.comparison.configurations import flat
 from project.configuration import ProjectCLI, complete_config
 from project.distributed.processes import process_rank
@@ -153,7 +153,7 @@ def open_run(directory: Path, allowed: list[str]) -> StoppedRun:
             f"repeat it: --config {directory / 'config.yaml'}"
         )
     point = content.get("resume", {})
-    if shorter := lost(directory, point.get("files", {})):
+    if shorter := shorter_files(directory, point.get("files", {})):
         raise UsageError(
             f"{', '.join(shorter)} of {str(directory)!r} have lost what was logged before the "
             f"checkpoint; put them back, or repeat the run: --config {directory / 'config.yaml'}"

@@ -23,7 +23,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from project.checkpoints.interruption import StopRequest, leave
-from project.checkpoints.run_files import progress
+from project.checkpoints.run_files import make_durable
 from project.data.loader import SeededLoader, derived_seed, seed_generators
 from project.distributed.processes import largest_of_all, of_all_processes
 
@@ -179,7 +179,7 @@ class ResumePoint(Callback):
             "accumulate_grad_batches": trainer.accumulate_grad_batches,
             "callback_metrics": dict(trainer.callback_metrics),  # a plateau may read an old one
             "epoch_so_far": of_all_processes(trainer, self.epoch_so_far(trainer, pl_module)),
-            "files": progress(trainer, self.directory) if trainer.is_global_zero else {},
+            "files": make_durable(trainer, self.directory) if trainer.is_global_zero else {},
         }
 
     def on_load_checkpoint(

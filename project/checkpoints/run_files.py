@@ -1,7 +1,7 @@
 """Files of a run that grow while it goes on, and how a resumed run cuts them back.
 
 A run that was killed may have logged steps after its last checkpoint, which it will take again.
-Each checkpoint holds how far the files were (`progress`); `cut_back` returns them to that place.
+Each checkpoint holds how far the files were (`make_durable`); `cut_back` returns them there.
 """
 
 import os
@@ -16,7 +16,7 @@ from project.tracking.metrics_file import MetricsFile, read_table, write_table
 EVENTS = "events.out.tfevents.*"
 
 
-def progress(trainer: Trainer, directory: Path) -> dict[str, Any]:
+def make_durable(trainer: Trainer, directory: Path) -> dict[str, Any]:
     """Make what was logged durable, and return how far each file is; on the first process."""
     found: dict[str, Any] = {"columns": [], "rows": 0}
     for logger in trainer.loggers:
@@ -33,7 +33,7 @@ def progress(trainer: Trainer, directory: Path) -> dict[str, Any]:
     return found
 
 
-def lost(directory: Path, reached: dict[str, Any]) -> list[str]:
+def shorter_files(directory: Path, reached: dict[str, Any]) -> list[str]:
     """Return the names of files that are shorter than they were at a checkpoint."""
     _, rows = read_table(directory / "metrics.csv")
     found = ["metrics.csv"] if len(rows) < reached.get("rows", 0) else []
@@ -48,7 +48,7 @@ def cut_back(directory: Path, reached: dict[str, Any]) -> None:
     """Drop from the files of a run what came after a checkpoint; without one, everything.
 
     Args:
-        reached: What `progress` returned at the checkpoint.
+        reached: What `make_durable` returned at the checkpoint.
     """
     columns, rows = read_table(directory / "metrics.csv")
     count, kept_columns = reached.get("rows", 0), reached.get("columns", [])
