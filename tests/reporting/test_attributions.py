@@ -254,6 +254,8 @@ def test_a_method_that_ignores_the_model_has_rho_1_and_one_that_follows_it_about
     assert {values.shape for values in rho.values()} == {(3, 6, 12)}
     assert rho["edges"].min() == pytest.approx(1)
     assert abs(mean_over_draws(rho["saliency"][:, -1])[0]) < 0.1
+    found = Faithfulness(SHARES, {}, levels, rho)
+    assert [name for name in rho if found.follows(name)] == ["saliency", "constant"]
     assert rho["constant"].isnan().all()
     assert mean_over_draws(rho["constant"][:, -1])[0] == 0
 

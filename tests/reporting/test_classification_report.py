@@ -161,8 +161,11 @@ def test_errors_shown_are_errors_the_surest_first(trained) -> None:
     assert first == wrong[confidence[wrong].argmax()]
 
 
-def test_record_of_other_images_is_not_compared(trained, monkeypatch) -> None:
+def test_record_of_other_weights_or_images_is_not_compared(trained, monkeypatch) -> None:
     subject, _ = trained
+    with monkeypatch.context() as other:
+        other.setattr(subject, "checkpoint", subject.run / "last.ckpt")
+        assert "another checkpoint" in performance.section(subject).blocks[1].text
     monkeypatch.setitem(subject.record["data"], "sha256", {"test": "of others"})
     told = performance.section(subject).blocks[1].text
     assert "other data" in told
