@@ -62,7 +62,7 @@ def subject_of(
     data = TextData(corpus, tokenizer, context_length=8, cache_dir=str(folder), **options)
     data.prepare_data()
     data.setup("test")
-    return text_subject(torch.nn.Linear(1, 1), data, n=n)
+    return text_subject(torch.nn.ReLU(), data, n=n)
 
 
 def value(found: Section, key: str) -> float:
