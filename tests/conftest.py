@@ -144,6 +144,18 @@ def image_subject(network: nn.Module, data: Any, task: Any = None, **options: An
     return subject
 
 
+def text_subject(network: nn.Module, data: Any, **options: Any) -> Any:
+    """What a report on a language model is about, without a run; options are its `n` and `seed`."""
+    from project.reporting.subject import Subject
+    from project.reporting.text.opened import Text
+    from project.tasks.language_modeling import LanguageModeling
+
+    task, cpu = LanguageModeling(network), torch.device("cpu")
+    subject = Subject(None, Path("best.ckpt"), {}, {}, task, network, data, cpu, **options)
+    subject.text = Text(task, data, cpu)
+    return subject
+
+
 def write_idx(path: Path, numbers: np.ndarray) -> None:
     """Write uint8 numbers as an IDX file, compressed when the name ends in .gz."""
     path.parent.mkdir(parents=True, exist_ok=True)

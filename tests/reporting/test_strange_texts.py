@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import text_subject
 from torch import Tensor, nn
 
 from project.data.corpora import TextCorpus
@@ -28,14 +29,13 @@ from project.reporting.text import (
     typed_contexts,
     typos,
 )
-from project.reporting.text.opened import Text
 from project.reporting.text.token_exchanges import (
     exchange_blocks,
     flip_estimates,
     likeliest_flips,
     random_flips,
 )
-from project.tasks.language_modeling import LanguageModeling, token_losses
+from project.tasks.language_modeling import token_losses
 
 WORDS = "The quick brown fox jumps over a lazy dog, and Zoë doesn't mind at all; 42 of them.\n"
 NETWORKS: list[tuple[type[nn.Module], dict[str, Any]]] = [
@@ -73,11 +73,7 @@ def subject_of(
     )
     data.prepare_data()
     data.setup("test")
-    network = network_of(cls, arguments, data.vocab_size)
-    task, cpu = LanguageModeling(network), torch.device("cpu")
-    subject = Subject(None, Path("best.ckpt"), {}, {}, task, network, data, cpu, n=80, seed=2)
-    subject.text = Text(task, data, cpu)
-    return subject
+    return text_subject(network_of(cls, arguments, data.vocab_size), data, n=80, seed=2)
 
 
 # Typos

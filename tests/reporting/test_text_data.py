@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import text_subject
 
 from project.data.cleaning import Cleaning
 from project.data.corpora import Corpus, Document, PythonDocs
@@ -23,7 +24,6 @@ from project.reporting.text.characters import (
 )
 from project.reporting.text.data import section, shortened
 from project.reporting.text.excerpts import excerpts, pieces
-from project.reporting.text.opened import Text
 from project.reporting.text.personal import hints
 from project.reporting.text.repetition import repeated_lines, same_documents
 
@@ -62,13 +62,7 @@ def subject_of(
     data = TextData(corpus, tokenizer, context_length=8, cache_dir=str(folder), **options)
     data.prepare_data()
     data.setup("test")
-    subject = Subject(
-        None, Path(), {}, {}, None, torch.nn.Linear(1, 1), data, torch.device("cpu"), n
-    )
-    task = torch.nn.Module()
-    task.network = subject.network
-    subject.text = Text(task, data, subject.device)
-    return subject
+    return text_subject(torch.nn.ReLU(), data, n=n)
 
 
 def value(found: Section, key: str) -> float:

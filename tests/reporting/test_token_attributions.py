@@ -2,12 +2,11 @@
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import networks_with
+from conftest import networks_with, text_subject
 from torch import Tensor, nn
 
 from project.data.corpora import PythonDocs
@@ -16,12 +15,9 @@ from project.models.cnn import CausalCNN
 from project.models.mlp import MLPLanguageModel
 from project.models.rnn import RNNLanguageModel
 from project.models.transformer import GPT, SinusoidalTransformer
-from project.reporting.subject import Subject
 from project.reporting.text import attributions, explained, interpretability, reach
 from project.reporting.text.attention import attention_distances, attention_maps, has_attention
-from project.reporting.text.opened import Text
 from project.reporting.text.pictures import laid_out
-from project.tasks.language_modeling import LanguageModeling
 
 V = 11
 
@@ -247,20 +243,12 @@ def docs(tmp_path_factory) -> TextData:
     return data
 
 
-def subject_of(network: nn.Module, data: TextData, n: int = 50) -> Subject:
-    device = torch.device("cpu")
-    task = LanguageModeling(network)
-    subject = Subject(None, Path("none"), {}, {}, task, network, data, device, n=n)
-    subject.text = Text(task, data, device)
-    return subject
-
-
 @every_network
 def test_every_language_model_gets_through(cls, options, docs, monkeypatch) -> None:
     monkeypatch.setattr(explained, "STEPS", 8)
     monkeypatch.setattr(explained, "REDRAWS", 2)
     network = build(cls, options, vocab_size=256)
-    section = interpretability.section(subject_of(network, docs))
+    section = interpretability.section(text_subject(network, docs, n=50))
     assert section.mark in ("holds", "caution", "fails")
     assert len(section.verdict) < 400
     assert len({m.key for m in section.measures()}) == len(section.measures())
@@ -277,7 +265,7 @@ def test_every_language_model_gets_through(cls, options, docs, monkeypatch) -> N
 def test_a_model_that_always_says_the_same_is_not_explained(cls, docs) -> None:
     network = cls(vocab_size=256, width=16, depth=1).eval().requires_grad_(False)
     assert network(torch.arange(9)[None]).std() == 0  # as it begins
-    found = interpretability.section(subject_of(network, docs))
+    found = interpretability.section(text_subject(network, docs, n=50))
     assert found.mark == "fails"
     assert found.measure("completeness").value is None
 
@@ -300,6 +288,6 @@ def test_the_reach_is_where_more_context_brings_little_beyond_chance() -> None:
 
 def test_a_context_that_is_not_seen_makes_no_difference_in_the_section(docs) -> None:
     network = build(MLPLanguageModel, {"history": 4}, vocab_size=256)
-    section = interpretability.section(subject_of(network, docs))
+    section = interpretability.section(text_subject(network, docs, n=50))
     assert [section.measure(f"context_{k}").value for k in (4, 8, 16)] == [0, 0, 0]
     assert section.measure("context_2").value != 0
