@@ -273,13 +273,21 @@ def test_wandb_has_one_run_and_its_exit_codes(folder, monkeypatch) -> None:
         assert command(["--config", "config.yaml", *wandb]) == 143
     time.sleep(1.1)  # W&B names its folders by the second
     assert command(["--resume", str(run_in(here))]) == 0
-    found = []
-    for path in sorted(here.glob("wandb/offline-run-*/*.wandb")):
+    expected = [run_in(here).name, 143, run_in(here).name, 0]
+    give_up = time.monotonic() + 60  # another process of W&B writes, behind a busy machine later
+    while (found := runs_and_exit_codes(here)) != expected and time.monotonic() < give_up:
+        time.sleep(0.5)
+    assert found == expected
+
+
+def runs_and_exit_codes(folder: Path) -> list[str | int]:
+    """Return, of each of W&B's files in turn, the run's name and its exit code."""
+    found: list[str | int] = []
+    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
         records = list(wandb_records(path))
         found += [record.run.run_id for record in records if record.HasField("run")][:1]
         found += [record.exit.exit_code for record in records if record.HasField("exit")]
-    name = run_in(here).name
-    assert found == [name, 143, name, 0]
+    return found
 
 
 @pytest.mark.slow
