@@ -163,6 +163,10 @@ def test_all_its_tests_pass(renamed) -> None:
         "a file in `@/`",
         "/home/me/code/@/models",
         'ROOT / "@" / folder',
+        r'"path = copy / \"@\" / \"models\"\n"',
+        'for folder in ("@", "tests"):',
+        r"`((?:@|tests|docs)/[\w/.]+)`",
+        "Path(@.__file__).parents[1]",
         "the package `@`",
     ],
 )
@@ -198,6 +202,7 @@ def test_values_of_settings_are_found(text) -> None:
         "[@]\n[@.optional-dependencies]\n[@.scripts]",
         "py@.train @_classes() @s.train my-@/data re@.data",
         '{"@": 1, "wandb.@": 2}',
+        'PYPROJECT["@"]["version"] a|@|b',
         "@ = 'x'\n@: x",
     ],
 )
