@@ -60,9 +60,12 @@ def test_closing_table_of_a_language_model_fits() -> None:
 
 
 def test_display_suits_where_output_goes(monkeypatch) -> None:
+    monkeypatch.delenv("JPY_PARENT_PID", raising=False)
     monkeypatch.setattr("sys.stdout.isatty", lambda: False, raising=False)
     assert isinstance(progress_display(), ValidationLines)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     assert isinstance(progress_display(), RichProgressBar)
+    monkeypatch.setenv("JPY_PARENT_PID", "1")  # `!python -m project.train` in a notebook
+    assert isinstance(progress_display(), ValidationLines)
     monkeypatch.setitem(__import__("sys").modules, "ipykernel", object())
     assert isinstance(progress_display(), TQDMProgressBar)
