@@ -107,6 +107,12 @@ class ImageData(LightningDataModule):
             return
         everything, test = self.dataset.load(self.root)
         class_names = self.dataset.class_names
+        first, last = (int(f(everything.labels)) for f in (torch.min, torch.max))
+        if not 0 <= first <= last < len(class_names):
+            raise ValueError(
+                f"labels of {type(self.dataset).__name__} run from {first} to {last}, and it has "
+                f"{len(class_names)} class_names; a label is the place of its class there, from 0"
+            )
         fewest_to_train = self.num_folds or 2
         for split, labels, fewest in (
             ("training", everything.labels, fewest_to_train),
