@@ -9,12 +9,12 @@ from project.comparison.curves import Curve, colour_of, plot, read_curve
 from project.comparison.leaderboard import Board, figure_of
 from project.comparison.runs import Group
 from project.comparison.tables import (
-    NAMES,
     NOTES,
     code_of,
     command_of,
     energy_of,
     left_out_in_words,
+    metric_in_words,
     runs_in_words,
     seconds_of,
     shown,
@@ -53,7 +53,7 @@ def page_of(boards: list[Board], left_out: Counter[str]) -> str:
 
 def section(board: Board) -> str:
     """Return the ranks on one data set, with curves, differences and commands."""
-    metric = NAMES.get(board.metric, board.metric)
+    metric = metric_in_words(board)
     return "\n".join(
         [
             f"<section><h2>{escape(board.data)}: {escape(metric)}</h2>",

@@ -18,7 +18,7 @@ from project.comparison.statistics import Comparison
 
 MOST_KEYS = 12  # that differ, before a table of them says nothing
 SCREEN = 80  # columns
-NAMES = {"accuracy": "accuracy, %", "loss": "loss, nats", "bits_per_byte": "bits per byte"}
+NAMES = {"accuracy": "accuracy, %", "bits_per_byte": "bits per byte"}
 SPREAD = """\
 ± is the standard deviation over runs; the interval holds for 95 %: of the mean
 over seeds (Student's t), of a single run over the examples of its split. Over
@@ -31,6 +31,12 @@ p-values are adjusted for the number of comparisons on the same data (Holm)."""
 def scale(metric: str) -> tuple[float, int]:
     """Return the factor and the digits that a metric is shown with."""
     return (100.0, 2) if metric == "accuracy" else (1.0, 4)
+
+
+def metric_in_words(board: Board) -> str:
+    if board.metric == "loss" and board.is_text:
+        return "loss, nats"
+    return NAMES.get(board.metric, board.metric)
 
 
 def shown(figure: Figure | None, metric: str) -> str:
@@ -130,7 +136,7 @@ def text_of(boards: list[Board], left_out: Counter[str]) -> str:
 
 def lines_of(board: Board) -> list[str]:
     """Return the ranks, what they cost, how sure they are, and what differs."""
-    title = f"{board.data}: {NAMES.get(board.metric, board.metric)}; the best validation first"
+    title = f"{board.data}: {metric_in_words(board)}; the best validation first"
     ranks, costs = [("", "experiment", "runs", "validation", "test", "95 % interval")], []
     for rank, group in enumerate(board.groups, start=1):
         val, last = (figure_of(group, split, board.metric) for split in ("val", board.split))
@@ -176,7 +182,7 @@ def verdicts(board: Board) -> list[str]:
 def verdict(board: Board, i: int, found: Comparison) -> tuple[str, str]:
     """Return how the first compares with another, and by which test."""
     factor, digits = scale(board.metric)
-    unit = " points" if board.metric == "accuracy" else " nats"
+    unit = " points" if board.metric == "accuracy" else " nats" if board.is_text else " in the loss"
     low, high = (f"{factor * end:+.{digits}f}" for end in found.interval)
     p_value = board.adjusted[i]
     sure = "not told apart"
@@ -243,7 +249,7 @@ def markdown_of(boards: list[Board], left_out: Counter[str]) -> str:
     parts = []
     for board in boards:
         lines = [
-            f"### {escape(board.data)}: {NAMES.get(board.metric, board.metric)}",
+            f"### {escape(board.data)}: {metric_in_words(board)}",
             "",
             "| | experiment | runs | validation | test | 95 % interval | p (1 differs) "
             "| parameters | training | throughput | energy | code | command |",

@@ -24,6 +24,7 @@ from project.data.text import TextData, TokenBatch, take_windows
 from project.messages import UsageError
 from project.reporting.progress import Progress
 from project.tasks.language_modeling import token_losses
+from project.tasks.sizes import is_classifier
 
 Item = TypeVar("Item")
 BATCH = 500  # images that are classified at once
@@ -63,10 +64,12 @@ class Subject:
 
     @property
     def kind(self) -> str:
-        """Return `images`, `text`, or `other` for data that are not ours."""
+        """Return `images`, `text`, or `other` for data or a task that are neither."""
         if isinstance(self.data, ImageData):
-            return "images"
-        return "text" if isinstance(self.data, TextData) else "other"
+            classes = self.content.get("ImageData", {}).get("classes")
+            return "images" if is_classifier(self.network, classes) else "other"
+        has_read = self.task is None or hasattr(self.task, "read")
+        return "text" if isinstance(self.data, TextData) and has_read else "other"
 
     @cached_property
     def checkpoint_sha256(self) -> str:
@@ -361,7 +364,8 @@ def open_subject(
         else:
             name = "no data module" if data is None else type(data).__name__
             subject.closed = (
-                f"the checkpoint holds {name}, and this report reads ImageData and TextData"
+                f"the checkpoint holds {type(task).__name__} and {name}, and this report is of "
+                "classes of ImageData and of tokens of TextData"
             )
     except (ValueError, OSError) as error:
         subject.closed = f"the data could not be opened: {' '.join(str(error).split())}"
