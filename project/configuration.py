@@ -6,8 +6,10 @@ replaced, and one-line errors that suggest the nearest key.
 """
 
 import ast
+import importlib
 import inspect
 import json
+import traceback
 from argparse import SUPPRESS
 from copy import copy
 from dataclasses import dataclass
@@ -25,7 +27,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from project.checkpoints.former_names import OWN_NAME, current_path
+from project.checkpoints.former_names import OWN_NAME
 from project.hardware import fast_precision
 from project.messages import UsageError, nearest, short_message
 
@@ -263,10 +265,18 @@ def project_classes() -> dict[str, str]:
     """Return {bare name: import path} of the public classes in `PARTS`, without importing.
 
     The import path is the registry: a new file is found by being there.
+
+    Raises:
+        UsageError: If a file is no Python, with its line.
     """
     paths: dict[str, str] = {}
     for file in sorted(f for folder in PARTS for f in (PACKAGE / folder).glob("*.py")):
-        for node in ast.parse(file.read_bytes()).body:
+        try:
+            statements = ast.parse(file.read_bytes()).body
+        except SyntaxError as error:
+            place = file.relative_to(PACKAGE.parent)
+            raise UsageError(f"{place}, line {error.lineno}: {error.msg}") from error
+        for node in statements:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 paths[node.name] = f"{PACKAGE.name}.{file.parent.name}.{file.stem}.{node.name}"
     return paths
@@ -286,6 +296,23 @@ def known_classes() -> dict[str, str]:
     return paths | project_classes()
 
 
+def check_import(path: str) -> None:
+    """Import the module of one of our classes, a new one perhaps, with a mistake in it.
+
+    Raises:
+        ValueError: With its line; `short_message` finds it in jsonargparse's page.
+    """
+    module = path.rpartition(".")[0]
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        file = PACKAGE.parent / Path(*module.split(".")).with_suffix(".py")
+        frames = traceback.extract_tb(error.__traceback__)
+        line = max((f.lineno or 1 for f in frames if f.filename == str(file)), default=1)
+        place = file.relative_to(PACKAGE.parent)
+        raise ValueError(f"{place}, line {line}: {type(error).__name__}: {error}") from error
+
+
 def with_short_names() -> None:
     """Teach jsonargparse two things that it has no public hook for.
 
@@ -301,7 +328,10 @@ def with_short_names() -> None:
     discard = typehints.discard_init_args_on_class_path_change
 
     def resolve_ours_first(base: Any, name: str) -> str:
-        return resolve(base, classes.get(name, current_path(name)))
+        path = classes.get(name, name)
+        if path.startswith(f"{PACKAGE.name}."):
+            check_import(path)
+        return resolve(base, path)
 
     def discard_all_of_an_optimizer(parser: Any, before: Any, value: Any) -> None:
         if before and "init_args" in before and before["class_path"] != value["class_path"]:

@@ -10,7 +10,7 @@ from project.comparison.leaderboard import Board, Figure, figure_of
 from project.comparison.runs import Group
 from project.comparison.significance import Comparison
 
-NAMES = {"accuracy": "accuracy, %", "loss": "loss, nats", "bits_per_byte": "bits per byte"}
+NAMES = {"accuracy": "accuracy, %", "bits_per_byte": "bits per byte"}
 SPREAD = """\
 ± is the standard deviation over runs; the interval holds for 95 %: of the mean
 over seeds (Student's t), of a single run over the examples of its split. Over
@@ -21,7 +21,8 @@ p-values are adjusted for the number of comparisons on the same data (Holm)."""
 
 
 def title_of(board: Board) -> str:
-    return f"{board.data}: {NAMES.get(board.metric, board.metric)}"
+    metric = NAMES.get(board.metric, board.metric)
+    return f"{board.data}: {'loss, nats' if board.metric == 'loss' and board.is_text else metric}"
 
 
 def cells(board: Board, i: int) -> dict[str, str]:
@@ -107,7 +108,7 @@ def command_of(group: Group) -> str:
 def verdict(board: Board, i: int, found: Comparison) -> tuple[str, str]:
     """Return how the first compares with another, and by which test."""
     factor, digits = scale(board.metric)
-    unit = " points" if board.metric == "accuracy" else " nats"
+    unit = " points" if board.metric == "accuracy" else " nats" if board.is_text else " in the loss"
     low, high = (f"{factor * end:+.{digits}f}" for end in found.interval)
     p_value = board.adjusted[i]
     sure = "not told apart"

@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,16 +30,32 @@ TEST_SPLIT_SEED = 0  # of the sets that have no official test split
 
 @dataclass
 class LabelledImages:
-    """One split: `images` uint8 (N, C, H, W) and `labels` int64 (N,) in [0, K)."""
+    """One split: square `images` uint8 (N, C, H, W) and `labels` int64 (N,) in [0, K).
+
+    Raises:
+        ValueError: If they are something else.
+    """
 
     images: Tensor
     labels: Tensor
+
+    def __post_init__(self) -> None:
+        check_tensor("images", self.images, torch.uint8, 4, "(N, C, H, W)")
+        check_tensor("labels", self.labels, torch.int64, 1, "(N,)")
+        shape = tuple(self.images.shape)
+        if shape[2] != shape[3]:
+            raise ValueError(
+                f"images {shape} are not square (N, C, H, W); where channels are last, "
+                "images.permute(0, 3, 1, 2) puts them first"
+            )
+        if len(self.labels) != shape[0]:
+            raise ValueError(f"{shape[0]} images have {len(self.labels)} labels")
 
 
 class ImageSet(ABC):
     """What `ImageData` needs to know of a set of images."""
 
-    class_names: tuple[str, ...]
+    class_names: tuple[str, ...] = ()
 
     def download(self, root: Path) -> None:  # noqa: B027 - most sets need none
         """Fetch what is missing below `root`; called once, on one process.
@@ -294,10 +310,20 @@ def stratified_folds(labels: Tensor, num_folds: int, seed: int) -> Tensor:
     return folds
 
 
+def check_tensor(name: str, values: Any, dtype: torch.dtype, ndim: int, shape: str) -> None:
+    """Refuse what is no tensor of a type and number of dimensions."""
+    if not isinstance(values, Tensor):
+        raise ValueError(f"{name} must be a tensor, and not {type(values).__name__}")
+    if values.dtype != dtype or values.ndim != ndim:
+        found = f"{values.dtype} {tuple(values.shape)}"
+        raise ValueError(f"{name} must be {dtype} {shape}, and are {found}")
+
+
 def take_split(
     images: Tensor, labels: Tensor, test: Tensor
 ) -> tuple[LabelledImages, LabelledImages]:
     """Return (the other images, those at the indices `test`)."""
+    LabelledImages(images, labels)  # refuses others
     is_train = torch.ones(len(labels), dtype=torch.bool)
     is_train[test] = False
     train_split = LabelledImages(images[is_train], labels[is_train])

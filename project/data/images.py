@@ -109,8 +109,8 @@ class ImageData(LightningDataModule):
             return
         everything, test = self.dataset.load(self.root)
         self.class_names = self.dataset.class_names
-        self.check_every_class("training", everything.labels, fewest=self.num_folds or 2)
-        self.check_every_class("test", test.labels, fewest=1)
+        self.check_labels("training", everything.labels, fewest=self.num_folds or 2)
+        self.check_labels("test", test.labels, fewest=1)
         val_indices = self.validation_images(everything.labels)
         train, val = take_split(everything.images, everything.labels, val_indices)
         self.splits = {"train": train, "val": val, "test": test}
@@ -122,7 +122,14 @@ class ImageData(LightningDataModule):
         if not hasattr(self, "mean"):  # else a checkpoint has brought those of its images
             self.mean, self.std = pixel_statistics(train.images)
 
-    def check_every_class(self, split: str, labels: Tensor, fewest: int) -> None:
+    def check_labels(self, split: str, labels: Tensor, fewest: int) -> None:
+        first, last = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
+        if not 0 <= first <= last < len(self.class_names):
+            raise ValueError(
+                f"labels of {type(self.dataset).__name__} run from {first} to {last}, and it has "
+                f"{len(self.class_names)} class_names; a label is the place of its class there, "
+                "from 0"
+            )
         counts = torch.bincount(labels, minlength=len(self.class_names)).tolist()
         for name, count in zip(self.class_names, counts, strict=True):
             if count < fewest:

@@ -22,6 +22,7 @@ from project.data.text import Streams, TextData, Windows, take_windows
 from project.intervals import mean_interval
 from project.messages import UsageError
 from project.tasks.language_modeling import token_losses
+from project.tasks.sizes import is_classifier
 
 IMAGES_OF_A_BATCH = 256
 
@@ -205,11 +206,16 @@ def model_of(
     content = read(path)
     task, data = rebuild(content, allowed)
     kept = content.get(type(data).__qualname__, {})
-    if isinstance(data, TextData):
+    if isinstance(data, TextData) and hasattr(task, "read"):
         return TextModel(task, data, device, encoding)
-    if "classes" in kept and hasattr(task, "network"):
+    if (
+        "classes" in kept
+        and hasattr(task, "network")
+        and is_classifier(task.network, kept["classes"])
+    ):
         return ImageModel(task, kept, device, invert)
     raise UsageError(
-        f"{str(path)!r} was not trained on ImageData or TextData, so what its inputs mean is not "
-        "known; load it in Python with load_from_checkpoint"
+        f"{type(task).__name__} in {str(path)!r} gives neither classes of ImageData nor losses of "
+        "TextData, so what it says of a file is not known; load it in Python with "
+        f"{type(task).__name__}.load_from_checkpoint"
     )

@@ -12,7 +12,7 @@ from project.reporting.identity import verdict as model_in_words
 from project.reporting.markdown import first_screen, table
 from project.reporting.recorded import config_of, data_name, is_best, is_own_data
 from project.reporting.subject import Subject
-from project.training.closing_table import figure, metric_rows
+from project.training.closing_table import UNITS, figure, metric_rows
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -154,7 +154,7 @@ def run_results(subject: Subject) -> list["EvalResult"]:
 
 
 def figure_of(name: str, value: dict[str, Any]) -> str:
-    return f"{name}: {' '.join(figure(name, value).split())}"
+    return f"{name}: {' '.join(figure(name, value, UNITS.get(name, '')).split())}"
 
 
 def robust_results(subject: Subject, sections: list[Section]) -> list["EvalResult"]:

@@ -19,6 +19,7 @@ from project.data.text import TextData
 from project.messages import UsageError
 from project.reporting.images.opened import Images
 from project.reporting.text.opened import Text
+from project.tasks.sizes import is_classifier
 
 Item = TypeVar("Item")
 
@@ -56,10 +57,12 @@ class Subject:
 
     @property
     def kind(self) -> str:
-        """Return `images`, `text`, or `other` for data that are not ours."""
+        """Return `images`, `text`, or `other` for data or a task that are neither."""
         if isinstance(self.data, ImageData):
-            return "images"
-        return "text" if isinstance(self.data, TextData) else "other"
+            classes = self.content.get("ImageData", {}).get("classes")
+            return "images" if is_classifier(self.network, classes) else "other"
+        has_read = self.task is None or hasattr(self.task, "read")
+        return "text" if isinstance(self.data, TextData) and has_read else "other"
 
     @cached_property
     def checkpoint_sha256(self) -> str:
@@ -142,7 +145,8 @@ def open_data(subject: Subject) -> None:
     if subject.kind == "other":
         name = "no data module" if data is None else type(data).__name__
         subject.closed = (
-            f"the checkpoint holds {name}, and this report reads ImageData and TextData"
+            f"the checkpoint holds {type(subject.task).__name__} and {name}, and this report is of "
+            "classes of ImageData and of tokens of TextData"
         )
         return
     try:

@@ -60,8 +60,10 @@ def energy_used(energy: dict[str, Any]) -> str:
 def metric_rows(split: str, measured: dict[str, Any]) -> list[tuple[str, str]]:
     """Return (name, figure) of what was measured on a split."""
     title = "validation" if split == "val" else split
+    # Of another task the loss may be anything.
+    units = UNITS if measured.keys() & {"accuracy", "perplexity"} else {}
     return [
-        (f"{title} {NAMES.get(name, name)}", figure(name, value))
+        (f"{title} {NAMES.get(name, name)}", figure(name, value, units.get(name, "")))
         for name, value in measured.items()
         if isinstance(value, dict | float)
     ]
@@ -79,14 +81,15 @@ def parameters_of(record: dict[str, Any]) -> str:
     return f"{record['parameters']:>9,}{frozen}"
 
 
-def figure(name: str, value: dict[str, Any] | float) -> str:
+def figure(name: str, value: dict[str, Any] | float, unit: str) -> str:
     """Return a number with its unit and, where there is one, its interval."""
     number = value["value"] if isinstance(value, dict) else value
     is_share = name.endswith("accuracy")
-    text = f"{100 * number:7.2f} %" if is_share else f"{number:9.4f} {UNITS.get(name, '')}".rstrip()
-    if isinstance(value, dict) and value["interval_95"]:
-        scale, digits, unit = (100, 2, " %") if is_share else (1, 4, "")
+    text = f"{100 * number:7.2f} %" if is_share else f"{number:9.4f} {unit}".rstrip()
+    if isinstance(value, dict) and value.get("interval_95"):
+        scale, digits, percent = (100, 2, " %") if is_share else (1, 4, "")
         low, high = (f"{scale * end:.{digits}f}" for end in value["interval_95"])
-        text += f"   95 % interval {low} to {high}{unit}"
-        text += f"   n = {value['count']:,}" if is_share else ""  # of losses, n is in `run.json`
+        text += f"   95 % interval {low} to {high}{percent}"
+        if is_share and "count" in value:  # of losses, n is in `run.json`
+            text += f"   n = {value['count']:,}"
     return text

@@ -31,6 +31,8 @@ from project.hardware import keep_freed_memory, look_for_no_gpu
 from project.messages import RunError, RunPruned, UsageError, warn
 from project.optimization.initial_weights import prepare_network
 from project.provenance import provenance, typed_command, write_patch
+from project.tasks.image_classification import ImageClassification
+from project.tasks.language_modeling import LanguageModeling
 from project.tracking.dashboards import (
     log_configuration,
     log_outcomes,
@@ -170,8 +172,8 @@ def trainer_of(
 
 
 def quieten_logging(task: LightningModule) -> None:
-    """Drop the advice on `sync_dist`, for tasks of ours: they log what all processes have."""
-    if type(task).__module__.startswith("project.tasks."):
+    """Drop the advice on `sync_dist`, for our two tasks: they log what all processes have."""
+    if isinstance(task, ImageClassification | LanguageModeling):
         warnings.filterwarnings(
             "ignore", message=".*recommended to use `self.log.*sync_dist=True.*"
         )

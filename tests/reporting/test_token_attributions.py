@@ -1,5 +1,6 @@
 """Attributions of tokens, the effective context and attention, for any weights."""
 
+import inspect
 import re
 from collections.abc import Iterator
 
@@ -33,9 +34,10 @@ every_network = pytest.mark.parametrize(("cls", "options"), list(cases()))
 
 
 def build(cls: type[nn.Module], options: dict[str, object], **more: object) -> nn.Module:
-    """A network under which every path counts; MLPLanguageModel knows no depth above 2."""
+    """A network under which every path counts, of two layers where it has a depth."""
     torch.manual_seed(0)
-    network = cls(**{"vocab_size": V, "width": 16, "depth": 2, **options, **more})
+    depth = {"depth": 2} if "depth" in inspect.signature(cls).parameters else {}
+    network = cls(**{"vocab_size": V, "width": 16, **depth, **options, **more})
     for name, weight in network.named_parameters():
         if not weight.any() or name.endswith(("out.weight", "gain", "head.weight")):
             nn.init.normal_(weight, std=0.5)
