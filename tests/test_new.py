@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from lightning.pytorch import Trainer
-from project.training.results import metric_rows
+from project.training.closing_table import metric_rows
 
 from project import new
 from project.configuration import PACKAGE
