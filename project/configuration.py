@@ -27,7 +27,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from project.checkpoints.former_names import OWN_NAME
+from project.checkpoints.former_names import OWN_NAME, current_path
 from project.hardware import fast_precision
 from project.messages import UsageError, nearest, short_message
 
@@ -328,7 +328,7 @@ def with_short_names() -> None:
     discard = typehints.discard_init_args_on_class_path_change
 
     def resolve_ours_first(base: Any, name: str) -> str:
-        path = classes.get(name, name)
+        path = current_path(classes.get(name, name))
         if path.startswith(f"{PACKAGE.name}."):
             check_import(path)
         return resolve(base, path)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from lightning.pytorch import Trainer
-from project.training.closing_table import metric_rows
 
 from project import new
 from project.configuration import PACKAGE
@@ -19,6 +18,7 @@ from project.messages import UsageError
 from project.models.mlp import MLP
 from project.reporting.subject import open_subject
 from project.starting_points.my_task import MyTask
+from project.training.closing_table import metric_rows
 
 REPOSITORY = PACKAGE.parent
 # Short, long, before and after the names of our modules: imports and lines are put in order.
