@@ -144,17 +144,22 @@ def mentions(has_values: bool = False) -> re.Pattern[str]:
     old = re.escape(PACKAGE.name)
     names = [path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()]
     part = rf"(?:{'|'.join(sorted(names))})\b"
+    folders = {"tests", *(path.name for path in REPOSITORY.iterdir() if path.is_dir())} - {old}
+    beside = rf"(?:{'|'.join(map(re.escape, sorted(folders)))})\b"
+    quote = r"\\?[\"']"  # in a notebook with a backslash
     forms = [
-        rf"(?<![\w.-]){old}(?=\.(?:{part}|[{{<]))",  # project.train, f"project.{name}"
+        rf"(?<![\w.-]){old}(?=\.(?:{part}|__\w+__|[{{<]))",  # project.train, f"project.{name}"
         rf"(?<=[\"']){old}(?=\.[\"'*])",  # "project.", "project.*"
         rf"(?<![\w.-]){old}(?=/(?:{part}|\w+\.py\b|[{{<*\s`\"'),]|$))",  # project/data
         rf"\bfrom {old}(?= import\b)",
         rf"\bimport {old}(?=\s*(?:$|as\b|[;\"'`\\]))",
-        rf"/ [\"']{old}(?=[\"'])|(?<=[\"']){old}(?=[\"'] /)",  # ROOT / "project" / "data"
+        rf"/ {quote}{old}(?={quote})|(?<=[\"']){old}(?={quote} /)",  # ROOT / "project" / "data"
+        rf"(?<![\w.-]){old}(?={quote}, {quote}{beside}|\|{beside})",  # ("project", "tests")
         rf"\b(?:package|folder) `{old}(?=`)",
     ]
     if has_values:
-        forms += [rf"[=:]\s*{old}(?=\s*$)", rf"[=:\[,]\s*[\"']{old}(?=\*?[\"'](?!\s*[:=]))"]
+        opening = r"(?:[=:,]|(?<![\w\])])\[)\s*"  # of a value or a list, and not of a subscript
+        forms += [rf"[=:]\s*{old}(?=\s*$)", rf"{opening}[\"']{old}(?=\*?[\"'](?!\s*[:=]))"]
     return re.compile("|".join(forms), re.MULTILINE)
 
 

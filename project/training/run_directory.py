@@ -101,7 +101,8 @@ def home_folder() -> str:
 def code_hash() -> str:
     """Return a hash of this package's code, which comments, docstrings and layout do not change.
 
-    Two runs of the same configuration and hash are the same recipe. Code elsewhere is not in it.
+    Nor does another name of the package. Two runs of the same configuration and hash are the same
+    recipe. Code elsewhere is not in it.
     """
     digest = hashlib.sha256()
     package = Path(__file__).parents[1]
@@ -112,7 +113,8 @@ def code_hash() -> str:
                 body = getattr(node, "body", None)
                 if isinstance(body, list) and body and is_text(body[0]):
                     del body[0]
-            digest.update(f"{path.relative_to(package)} {ast.dump(tree)}".encode())
+            code = re.sub(rf"(?<![\w.]){package.name}\.", "", ast.dump(tree))
+            digest.update(f"{path.relative_to(package)} {code}".encode())
     return digest.hexdigest()
 
 
