@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from project.configuration import CONFIGS
+from project.configuration import CONFIGS, PACKAGE
 from project.training.command import command
 
 FILES = sorted(CONFIGS.glob("*.yaml"))
@@ -68,7 +68,7 @@ def test_header_has_a_command_with_this_file_and_names_no_other_that_is_not_ther
     header = header_of(config)
     name = config.relative_to(CONFIGS.parent).as_posix()
     commands = [
-        line for line in header if re.match(r"python -m project|torchrun|wandb sweep", line)
+        line for line in header if re.match(rf"python -m {PACKAGE.name}|torchrun|wandb sweep", line)
     ]
     assert any(name in line or config.stem == "default" for line in commands)
     named = re.findall(r"configs/[\w/]+\.yaml", " ".join(header))
