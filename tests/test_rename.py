@@ -60,7 +60,7 @@ def mentions_of(name: str, folder: Path, package: str) -> list[str]:
     part = rf"(?:{'|'.join(sorted(parts))})\b"
     pattern = re.compile(
         rf"(?<![\w.-]){name}(?:\.(?:{part}|{{)|/(?:{part}|<))|(?:from|import) {name}\b"
-        rf"|\[\"{name}|-m {name}"
+        rf"|(?<!\w)\[\"{name}|-m {name}"
     )
     found = []
     for path in git(folder, "ls-files", "--cached", "--others", "--exclude-standard").splitlines():
