@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from project.configuration import PACKAGE
+from project.rename import files_of_git
 from project.training.command import command
 
 REPOSITORY = PACKAGE.parent
@@ -29,8 +30,6 @@ NOT_RUN_HERE = {  # each is run elsewhere
     "make train": ".ci/run calls make",
     "make test": "these tests",
     "sbatch configs/slurm/train.sbatch": "tests/distributed/test_slurm.py",
-    f"{RUN}new": "tests/test_new.py",
-    f"{RUN}rename": "tests/test_rename.py",
     f"{RUN}benchmark": "tests/test_benchmark.py, by sections",
     f"{RUN}benchmark bottleneck --config configs/mnist_cnn.yaml": "tests/test_benchmark.py",
 }
@@ -62,7 +61,14 @@ def commands_of(document: Path) -> list[str]:
     return [line.replace("'<run>'", "<run>") for line in typed]
 
 
-COMMANDS = sorted({line for document in DOCUMENTS for line in commands_of(document)})
+COMMANDS = list(dict.fromkeys(line for document in DOCUMENTS for line in commands_of(document)))
+IN_A_CLONE = [  # for they change it
+    line for line in COMMANDS if re.search(r"\.new |\.rename |configs/my_", line)
+]
+IN_THIS_PROCESS = [
+    line for line in COMMANDS
+    if line.startswith(RUN) and line not in (*NOT_RUN_HERE, *IN_A_CLONE)
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -118,9 +124,7 @@ def shortened(words: list[str]) -> list[str]:
     return [*words, *FEW_STEPS, *unless_given, *published]
 
 
-@pytest.mark.parametrize(
-    "typed", [line for line in COMMANDS if line.startswith(RUN) and line not in NOT_RUN_HERE]
-)
+@pytest.mark.parametrize("typed", IN_THIS_PROCESS)
 def test_command_does_what_it_says(typed, workshop, stand_in_data, trained, monkeypatch) -> None:
     if typed in NOT_RUN_HERE:
         assert (
@@ -148,15 +152,38 @@ def ctrl_c(seconds: float) -> None:
         raise KeyboardInterrupt
 
 
+def test_what_changes_a_clone_does_what_it_says(tmp_path) -> None:
+    """Add your own, train it, and make all of it yours, in the order of README.md."""
+    clone = tmp_path / "clone"
+    for path in files_of_git():
+        copy = clone / path.relative_to(REPOSITORY)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    subprocess.run(["git", "init", "--quiet"], cwd=clone, check=True)
+    answers = {}
+    for typed in IN_A_CLONE:
+        words = shlex.split(typed)[1:] + (FEW_STEPS if ".train" in typed else [])
+        words += ["--force"] if typed.endswith("my_research") else []  # nothing was committed
+        answers[typed] = typed_in(clone, words, clone)
+    assert "MyNet" in answers[f"{RUN}train --config configs/my_net.yaml"]
+    assert (clone / "my_research" / "models" / "my_net.py").is_file()
+
+
+def typed_in(folder: Path, words: list[str], code: Path = REPOSITORY) -> str:
+    """Run Python in a folder, in a process of its own, and return what it printed."""
+    env = {**os.environ, "PYTHONPATH": str(code), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *words], cwd=folder, env=env,
+                          capture_output=True, text=True, timeout=300)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_torchrun_starts_what_it_says(workshop) -> None:
     (typed,) = {line for line in COMMANDS if line.startswith("torchrun")}
     words = shlex.split(typed.removeprefix("torchrun"))
     few = ["--trainer.max_steps=2", "--trainer.accelerator=cpu"]
-    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", *words, *few],
-                          env=env, capture_output=True, text=True, timeout=300)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "2 processes" in done.stdout
+    said = typed_in(workshop, ["-m", "torch.distributed.run", *words, *few])
+    assert "2 processes" in said
 
 
 def test_every_command_is_run_somewhere() -> None:
