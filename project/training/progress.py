@@ -23,7 +23,8 @@ def progress_display(speed: Callable[[], str] = lambda: "") -> Callback:
     Args:
         speed: Says how fast the training is; nothing as long as that is not known.
     """
-    if "ipykernel" in sys.modules:  # Rich shows nothing there without ipywidgets
+    # Of a running kernel; Rich shows nothing there without ipywidgets.
+    if "ipykernel.kernelapp" in sys.modules:
         return with_speed(TQDMProgressBar(refresh_rate=REFRESH_STEPS), speed)
     is_below_a_kernel = "JPY_PARENT_PID" in os.environ  # set by Jupyter for all it starts
     if sys.stdout.isatty() and not is_below_a_kernel:

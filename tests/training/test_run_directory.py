@@ -67,5 +67,5 @@ def test_display_suits_where_output_goes(monkeypatch) -> None:
     assert isinstance(progress_display(), RichProgressBar)
     monkeypatch.setenv("JPY_PARENT_PID", "1")  # `!python -m project.train` in a notebook
     assert isinstance(progress_display(), ValidationLines)
-    monkeypatch.setitem(__import__("sys").modules, "ipykernel", object())
+    monkeypatch.setitem(__import__("sys").modules, "ipykernel.kernelapp", object())
     assert isinstance(progress_display(), TQDMProgressBar)
