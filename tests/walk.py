@@ -7,6 +7,7 @@ Prints each command and what it answers. Ends with 1 at the first that does not 
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,8 +55,8 @@ STEPS = [  # (what is done, command); RUN(name) is the newest run of an experime
 def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        for name in ("configs", "README.md"):
-            (folder / name).symlink_to(REPOSITORY / name)
+        shutil.copytree(REPOSITORY / "configs", folder / "configs")
+        shutil.copy(REPOSITORY / "README.md", folder)
         write_pictures(folder / "pictures")
         started = time.perf_counter()
         for number, (title, command) in enumerate(STEPS, start=1):

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import posix
 
 from project.configuration import CONFIGS
 from project.tasks.image_classification import ImageClassification
@@ -228,6 +229,7 @@ def once(condition: Callable[[], bool], action: Callable[[], None]) -> threading
     return thread
 
 
+@posix
 @pytest.mark.slow
 def test_seeds_that_are_stopped_and_killed_end_as_if_they_were_not(
     tmp_path, monkeypatch, capfd
@@ -275,13 +277,13 @@ def test_seeds_that_are_stopped_and_killed_end_as_if_they_were_not(
     assert "default        2 " in capfd.readouterr().out
 
 
+@posix
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "to_all", "code"),
-    [(signal.SIGINT, True, 130), (signal.SIGTERM, False, 143), (signal.SIGUSR1, False, 143)],
-    ids=["Ctrl-C", "SIGTERM", "SIGUSR1"],
+    ("name", "to_all", "code"),
+    [("SIGINT", True, 130), ("SIGTERM", False, 143), ("SIGUSR1", False, 143)],
 )
-def test_a_signal_saves_the_run_and_ends_both_processes(number, to_all, code, tmp_path) -> None:
+def test_a_signal_saves_the_run_and_ends_both_processes(name, to_all, code, tmp_path) -> None:
     """Ctrl-C comes to all processes of a terminal, the others to that which a user knows."""
     runs = tmp_path / "runs"
     typed = [sys.executable, "-m", "project.train", *LONG, "--trainer.max_epochs=500",
@@ -289,7 +291,7 @@ def test_a_signal_saves_the_run_and_ends_both_processes(number, to_all, code, tm
     process = subprocess.Popen(typed, start_new_session=True, stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT, text=True)  # fmt: skip
     send = os.killpg if to_all else os.kill
-    once(lambda: rows_of(runs, 3) > 8, lambda: send(process.pid, number))
+    once(lambda: rows_of(runs, 3) > 8, lambda: send(process.pid, getattr(signal, name)))
     output, _ = process.communicate(timeout=120)
     assert process.returncode == code
     (record,) = records(runs)
