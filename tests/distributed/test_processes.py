@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import only_run, record_of
+from conftest import only_run, posix, record_of
 from launch import free_port, torchrun, train
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset
 
@@ -86,6 +86,7 @@ every_shape = pytest.mark.parametrize(
 )  # fmt: skip
 
 
+@posix
 @every_shape
 def test_the_same_steps_on_any_number_of_processes(one_process, shape, tmp_path) -> None:
     arguments, one = one_process
@@ -104,6 +105,7 @@ def test_the_same_steps_on_any_number_of_processes(one_process, shape, tmp_path)
         np.testing.assert_allclose(losses, other_losses, rtol=1e-3, atol=1e-5)  # of each example
 
 
+@posix
 def test_what_a_step_is_made_of_is_printed_and_speeds_add_up(tmp_path) -> None:
     directory = run([*IMAGES, "--trainer.max_epochs=1"], tmp_path / "run", 2, 1, 2)
     printed = (tmp_path / "run" / "0.txt").read_text()
@@ -114,6 +116,7 @@ def test_what_a_step_is_made_of_is_printed_and_speeds_add_up(tmp_path) -> None:
     assert record["images_per_second"] == pytest.approx(2 * 12 / batch, rel=0.01)
 
 
+@posix
 @pytest.mark.parametrize("devices", ["1", "3"])
 def test_other_processes_than_were_started_are_refused(devices, tmp_path) -> None:
     arguments = [*IMAGES, f"--trainer.devices={devices}"]
@@ -124,6 +127,7 @@ def test_other_processes_than_were_started_are_refused(devices, tmp_path) -> Non
     assert not list((tmp_path / "runs").glob("*"))
 
 
+@posix
 def test_sigterm_on_one_process_stops_all_and_the_run_goes_on_exactly(tmp_path) -> None:
     whole = run(IMAGES, tmp_path / "whole", 2, 1, 1)
     folder = tmp_path / "stopped"
@@ -140,6 +144,7 @@ def test_sigterm_on_one_process_stops_all_and_the_run_goes_on_exactly(tmp_path) 
     assert measured(whole) == measured(directory)
 
 
+@posix
 @pytest.mark.slow
 def test_two_nodes_by_torchrun_itself(tmp_path) -> None:
     """On loopback, a process each: nothing of this is emulated."""
@@ -161,6 +166,7 @@ def test_two_nodes_by_torchrun_itself(tmp_path) -> None:
     assert max((one[name] - several[name]).abs().max().item() for name in one) < 1e-6
 
 
+@posix
 def test_a_trial_run_is_as_wide_as_it_was_started(tmp_path) -> None:
     tried = [*IMAGES, "--trainer.fast_dev_run=true"]
     assert train(tried, tmp_path / "two", torchrun(2)) == [0, 0]

@@ -25,6 +25,9 @@ from project.distributed.slurm import begun_before
 from project.tasks.image_classification import ImageClassification
 from project.training.command import command
 
+if not hasattr(signal, "SIGUSR1"):
+    pytest.skip("Windows has no SIGUSR1, which SLURM sends", allow_module_level=True)
+
 TINY = ["--trainer.accelerator=cpu", "--trainer.precision=32-true", "--model.network=MLP",
         "--model.network.width=8", "--trainer.max_epochs=3", "--trainer.limit_train_batches=4",
         "--trainer.log_every_n_steps=1", "--trainer.logger=false"]  # fmt: skip

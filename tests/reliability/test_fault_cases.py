@@ -11,7 +11,6 @@ import errno
 import hashlib
 import http.server
 import os
-import resource
 import shutil
 import signal
 import sys
@@ -40,6 +39,7 @@ from project.tasks.image_classification import ImageClassification
 from project.training.command import command as train
 from project.training.run import is_as_wide
 
+resource = pytest.importorskip("resource", reason="Windows has neither these limits nor fork")
 MLP = next(row for row in ROWS if row.name == "MLP")
 SHORT = ("--config", "config.yaml", "--trainer.max_epochs=2")  # 16 steps
 STEP = ImageClassification.training_step

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import only_run, record_of, wandb_records
+from conftest import only_run, posix, record_of, wandb_records
 from kill_matrix import ROWS, Row, compare, differences, prepare, scalars, strip
 from lightning.pytorch import LightningModule
 
@@ -50,7 +50,7 @@ def stop_at(task: type, number: int, monkeypatch) -> None:
 
     def stopped(self: LightningModule, batch: Any, batch_idx: int) -> Any:
         if self.global_step + 1 == number:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)  # os.kill would end the process on Windows
         return step(self, batch, batch_idx)
 
     monkeypatch.setattr(task, "training_step", stopped)
@@ -207,6 +207,7 @@ def test_a_task_of_ones_own_keeps_its_averages(stop, tmp_path, monkeypatch) -> N
                  "--trainer.accelerator=cpu", "--trainer.log_every_n_steps=1",
                  "--best.monitor=val/loss", "--best.mode=min",
                  "--trainer.enable_progress_bar=false"]  # fmt: skip
+    workers = f"--data.num_workers={int(hasattr(os, 'fork'))}"
     for name in ("whole", "stopped"):
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)
@@ -219,7 +220,7 @@ def test_a_task_of_ones_own_keeps_its_averages(stop, tmp_path, monkeypatch) -> N
     with monkeypatch.context() as patch:  # again, before all averages were logged a second time
         stop_at(own_task.Task, stop + 1, patch)
         assert command(["--resume", stopped, "--allow", "own_task"]) == 143
-    assert command(["--resume", stopped, "--allow", "own_task", "--data.num_workers=1"]) == 0
+    assert command(["--resume", stopped, "--allow", "own_task", workers]) == 0
     rows = [(run_in(tmp_path / n) / "metrics.csv").read_text() for n in ("whole", "stopped")]
     assert rows[0] == rows[1]
     for column in ("mean_loss", "largest", "both_epoch", "now_and_then", "error"):
@@ -290,6 +291,7 @@ def runs_and_exit_codes(folder: Path) -> list[str | int]:
     return found
 
 
+@posix
 @pytest.mark.slow
 def test_a_signal_to_one_process_that_lightning_started_ends_all(tmp_path) -> None:
     """Started by Lightning itself, whose observer kills what is left when one process is gone."""

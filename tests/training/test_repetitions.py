@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import only_run, record_of
+from conftest import only_run, posix, record_of
 
 from project.comparison.outcomes import load_outcomes
 from project.configuration import CONFIGS
@@ -205,6 +205,7 @@ def once(condition: Callable[[], bool], action: Callable[[], None]) -> threading
     return thread
 
 
+@posix
 @pytest.mark.slow
 def test_seeds_that_are_stopped_and_killed_end_as_if_they_were_not(
     tmp_path, monkeypatch, capfd
@@ -252,13 +253,13 @@ def test_seeds_that_are_stopped_and_killed_end_as_if_they_were_not(
     assert "default        2 " in capfd.readouterr().out
 
 
+@posix
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "to_all", "code"),
-    [(signal.SIGINT, True, 130), (signal.SIGTERM, False, 143), (signal.SIGUSR1, False, 143)],
-    ids=["Ctrl-C", "SIGTERM", "SIGUSR1"],
+    ("name", "to_all", "code"),
+    [("SIGINT", True, 130), ("SIGTERM", False, 143), ("SIGUSR1", False, 143)],
 )
-def test_a_signal_saves_the_run_and_ends_both_processes(number, to_all, code, tmp_path) -> None:
+def test_a_signal_saves_the_run_and_ends_both_processes(name, to_all, code, tmp_path) -> None:
     """Ctrl-C comes to all processes of a terminal, the others to that which a user knows."""
     runs = tmp_path / "runs"
     typed = [sys.executable, "-m", "project.train", *LONG, "--trainer.max_epochs=500",
@@ -266,7 +267,7 @@ def test_a_signal_saves_the_run_and_ends_both_processes(number, to_all, code, tm
     process = subprocess.Popen(typed, start_new_session=True, stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT, text=True)  # fmt: skip
     send = os.killpg if to_all else os.kill
-    once(lambda: rows_of(runs, 3) > 8, lambda: send(process.pid, number))
+    once(lambda: rows_of(runs, 3) > 8, lambda: send(process.pid, getattr(signal, name)))
     output, _ = process.communicate(timeout=120)
     assert process.returncode == code
     (record,) = records(runs)
