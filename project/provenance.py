@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,10 @@ CODE_OF_A_RUN = ("data", "models", "tasks", "optimization", "training")  # folde
 
 
 def provenance() -> dict[str, Any]:
-    """Return the time, the state of the code, versions and hardware."""
+    """Return the time, the commit, versions and hardware."""
     return {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "git": {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))},
-        "code_sha256": code_hash(),
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in PACKAGES},
@@ -62,24 +62,55 @@ def without_home(value: Any) -> Any:
     return re.sub(home_folder(), "~", value) if isinstance(value, str) else value
 
 
-def code_hash() -> str:
-    """Return a hash of this package's code, which comments, docstrings and layout do not change.
+def code_hash(config: str) -> str:
+    """Return a hash of the code behind a configuration: what it names, what that imports, training.
 
-    Nor does another name of the package. Two runs of the same configuration and hash are the same
+    Comments, docstrings, layout and another name of the package do not change it, nor does a file
+    that the configuration does not use. Two runs of the same configuration and hash are the same
     recipe. Code elsewhere is not in it. The same on every system and version of Python.
+
+    Args:
+        config: YAML in which classes stand with their import paths.
     """
-    digest = hashlib.sha256()
     package = Path(__file__).parent
-    for part in CODE_OF_A_RUN:
-        for path in sorted((package / part).rglob("*.py")):
+    named = [file_of(name) for name in re.findall(rf"(?<![\w.]){package.name}\.[\w.]+", config)]
+    waiting = {*sorted((package / "training").glob("*.py")), *named}
+    texts: dict[str, str] = {}  # by path below the package
+    while waiting:
+        path = waiting.pop()
+        if path is None or (name := path.relative_to(package).as_posix()) in texts:
+            continue
+        if name.split("/")[0] in CODE_OF_A_RUN:
             tree = ast.parse(path.read_bytes())
-            for node in ast.walk(tree):
-                body = getattr(node, "body", None)
-                if isinstance(body, list) and body and is_text(body[0]):
-                    del body[0]
-            code = re.sub(rf"(?<![\w.]){package.name}\.", "", written(tree))
-            digest.update(f"{path.relative_to(package).as_posix()} {code}".encode())
-    return digest.hexdigest()
+            waiting |= set(map(file_of, imported(tree)))
+            texts[name] = re.sub(rf"(?<![\w.]){package.name}\.", "", written(without_texts(tree)))
+    return hashlib.sha256(str(sorted(texts.items())).encode()).hexdigest()
+
+
+def file_of(dotted: str) -> Path | None:
+    """Return the file of this package in which a module, or a class or function in one, is."""
+    package = Path(__file__).parent
+    first, *parts = dotted.split(".")
+    paths = [package.joinpath(*parts[:n]).with_suffix(".py") for n in range(1, len(parts) + 1)]
+    return next((path for path in paths if first == package.name and path.is_file()), None)
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Yield the dotted names that a file imports."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def without_texts(tree: ast.AST) -> ast.AST:
+    """Take the docstrings out of a tree of code, and return it."""
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and is_text(body[0]):
+            del body[0]
+    return tree
 
 
 def written(node: Any) -> str:

@@ -280,8 +280,7 @@ def wandb_records(path: Path) -> Iterator[Any]:
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The arguments of each training of several; each is done in this process, to be quick."""
-    from project import provenance
-    from project.training import repetitions
+    from project.training import repetitions, run
     from project.training.command import command
 
     arguments: list[list[str]] = []
@@ -291,6 +290,6 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         return command(typed)
 
     monkeypatch.setattr(repetitions, "run_in_a_process", train)
-    for module in (repetitions, provenance):  # whoever edits the code while it is tested
-        monkeypatch.setattr(module, "code_hash", lambda: "of the test")
+    for module in (repetitions, run):  # whoever edits the code while it is tested
+        monkeypatch.setattr(module, "code_hash", lambda config: "of the test")
     return arguments

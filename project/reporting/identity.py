@@ -4,6 +4,7 @@ import importlib.metadata
 import platform
 import re
 
+from project.checkpoints.former_names import with_current_paths
 from project.provenance import code_hash, home_folder
 from project.reporting.findings import (
     Block,
@@ -177,8 +178,9 @@ def versions_now(subject: Subject) -> dict[str, str]:
 def changed_since(subject: Subject) -> str:
     """Return what is not as it was in training, in words; nothing where all is the same."""
     record, found = subject.record, []
-    if record.get("code_sha256") not in (None, code_hash()):
-        found.append("the code of data, models, tasks and training is not that of the run")
+    config = str(with_current_paths(config_of(subject)))
+    if record.get("code_sha256") not in (None, code_hash(config)):
+        found.append("the code behind the configuration is not that of the run")
     then, now = record.get("versions", {}), versions_now(subject)
     other = [f"{name} {now[name]}, not {then[name]}" for name in then if then[name] != now[name]]
     if other:

@@ -74,7 +74,8 @@ def train_each(
     Raises:
         UsageError: If the data have no such folds, or a launcher has started several processes.
     """
-    config = yaml.safe_load(complete_config(cli))
+    text = complete_config(cli)
+    config = yaml.safe_load(text)
     check(config, folds)
     runs = Path(cli.config.runs_dir)
     used: list[Run] = []
@@ -83,7 +84,7 @@ def train_each(
             name = f"seed {seed}" + ("" if fold is None else f", fold {fold}")
             chosen = ["--seed_everything", str(seed)]
             chosen += [] if fold is None else ["--data.fold", str(fold)]
-            record = {"seed": seed, "code_sha256": code_hash()}
+            record = {"seed": seed, "code_sha256": code_hash(text)}
             wanted = Run(Path(), record, with_fold(config, fold))
             code, done = train_one(name, [*arguments, *chosen], wanted, runs, allowed)
             if code:
@@ -159,8 +160,8 @@ def newest(runs: list[Run]) -> Run | None:
 
 def finished(cli: ProjectCLI) -> list[Run]:
     """Return the finished runs of a configuration and of this code, the newest of each seed."""
-    config = yaml.safe_load(complete_config(cli))
-    wanted = Run(Path(), {"code_sha256": code_hash()}, config)
+    text = complete_config(cli)
+    wanted = Run(Path(), {"code_sha256": code_hash(text)}, yaml.safe_load(text))
     found = {}
     for directory in directories([Path(cli.config.runs_dir)]):
         run = read_run(directory)

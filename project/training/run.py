@@ -30,7 +30,7 @@ from project.distributed.slurm import job, requeue_after
 from project.hardware import keep_freed_memory, look_for_no_gpu
 from project.messages import RunError, RunPruned, UsageError, warn
 from project.optimization.initial_weights import prepare_network
-from project.provenance import provenance, typed_command, write_patch
+from project.provenance import code_hash, provenance, typed_command, write_patch
 from project.tasks.image_classification import ImageClassification
 from project.tasks.language_modeling import LanguageModeling
 from project.tracking.dashboards import (
@@ -70,7 +70,7 @@ def run(
     keep_freed_memory()
     look_for_no_gpu()
     config = cli.config
-    origin = origin_of(arguments)
+    origin = origin_of(arguments, complete_config(cli))
     directory, record = place_of(cli, origin, stopped)
     stop = StopRequest()
     keeper = RunRecord(
@@ -121,12 +121,13 @@ def run(
     return record
 
 
-def origin_of(arguments: list[str]) -> dict[str, Any]:
+def origin_of(arguments: list[str], config: str) -> dict[str, Any]:
     """Return what a record says of a start: what was typed, the code, the machine, the job."""
     slurm = job()
     return {
         "command": typed_command("train", arguments),
         **provenance(),
+        "code_sha256": code_hash(config),
         **({"slurm": slurm} if slurm else {}),
     }
 
