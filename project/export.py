@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from project.checkpoints.whole_files import put_in_place, replace_text
 from project.command_line import add_run, command_form, exit_code_of
 from project.messages import RunError, UsageError
+from project.whole_files import put_in_place, replace_text
 
 DESCRIPTION = """\
 Write what the best checkpoint of a run computes, each form read back and
@@ -86,7 +86,7 @@ def export(run: str, output: Path | None, allowed: list[str]) -> Iterator[str]:
     """
     from project.checkpoints.checkpoint_file import read
     from project.checkpoints.loading import checkpoint_of, rebuild
-    from project.training.command import quieten_lightning
+    from project.command_line import quieten_lightning
 
     quieten_lightning()
     source = checkpoint_of(run)

@@ -323,8 +323,7 @@ def test_a_picture_that_cannot_be_drawn_does_not_end_a_run(tmp_path, monkeypatch
 
 
 def test_the_home_folder_alone_is_hidden_and_the_command_can_be_typed_again(monkeypatch) -> None:
-    from project.tracking.dashboards import without_home
-    from project.training.run_directory import typed_command
+    from project.provenance import typed_command, without_home
 
     monkeypatch.setenv("HOME", "/home/ada")
     assert without_home({"a": ["/home/ada/data", "/home/adam", "/x/home/ada"]}) == {

@@ -9,14 +9,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from optuna.study import StudyDirection
 
-from project.checkpoints import whole_files
+from project import whole_files
 from project.command_line import exit_code_of
 from project.configuration import PACKAGE, read_yaml
 from project.messages import UsageError
+from project.provenance import without_home, written
 from project.sweeping import study
-from project.tracking.dashboards import without_home
-from project.training.run_directory import written
 
 # As on Windows: these modules and functions are not there.
 WITHOUT = """
@@ -124,7 +124,7 @@ def test_a_search_needs_no_right_to_make_links(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(os, "symlink", refused)
     sweep = SimpleNamespace(asked=SimpleNamespace(storage="journal"))
     storage = study.storage_of(sweep, tmp_path)
-    storage.create_new_study([study.StudyDirection.MAXIMIZE], "x")
+    storage.create_new_study([StudyDirection.MAXIMIZE], "x")
     assert len(storage.get_all_studies()) == 1
 
 

@@ -131,8 +131,12 @@ def test_best_yaml_is_the_experiment_in_full_with_the_best_values(finished) -> N
 
 def test_the_same_command_again_has_nothing_to_do(finished, capsys) -> None:
     before = facts(finished)
+    best = finished.parent / "runs" / "sweeps" / "tiny" / "best.yaml"
+    text = best.read_text()
+    best.unlink()  # as where the sweep was killed before it wrote that
     assert main(command_line(finished)) == 0
     assert facts(finished) == before
+    assert best.read_text() == text
     assert "python -m project.train --config" in capsys.readouterr().out
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from project.benchmarks.hand_written import plain_step
 from project.benchmarks.measuring import Figures, device, interleaved, ratios, seconds_each
 from project.benchmarks.synthetic import random_images, random_tokens, text_of
-from project.benchmarks.training_step import plain_step
 from project.costs.flops import training_flops
 from project.data.loader import SeededLoader
 from project.models.transformer import GPT

@@ -17,7 +17,7 @@ import torch.distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from project.benchmarks.measuring import Figures, Samples, synchronize
-from project.distributed.processes import usable_cores
+from project.hardware import usable_cores
 from project.messages import RunError
 from project.models.cnn import CNN
 

@@ -27,12 +27,14 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
-from project.checkpoints.whole_files import put_in_place
+from project.checkpoints.former_names import with_current_paths
 from project.messages import RunError, UsageError
+from project.whole_files import put_in_place
 
 MARK = b"sha256:"  # begins the comment; the hash follows in hexadecimal
 COMMENT_BYTES = len(MARK) + 64
 COMMON = "common.ckpt"  # of a folder
+HYPER_PARAMETERS = {"hyper_parameters", "datamodule_hyper_parameters"}  # in Lightning's words
 LENGTH_BYTES = 2  # of the comment, just before it; 0 where there is none, and in what is hashed
 
 
@@ -199,6 +201,8 @@ def read(source: Path | str, must_have_hash: bool = False) -> dict[str, Any]:
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else "it is empty"
         raise UsageError(f"{str(source)!r} is damaged or not a checkpoint: {reason}") from error
     check_weights(content, source)
+    for part in HYPER_PARAMETERS & content.keys():
+        content[part] = with_current_paths(content[part])
     return content
 
 

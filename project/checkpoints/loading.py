@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from project.checkpoints.checkpoint_file import is_address, is_folder
+from project.checkpoints.former_names import OWN_NAME
 from project.messages import UsageError
 
 # What a checkpoint may name. Not all of torch: some of its classes start programs.
-TRUSTED = ("project", "torch.nn", "torch.optim", "torchvision", "lightning.pytorch")
+TRUSTED = (OWN_NAME, "torch.nn", "torch.optim", "torchvision", "lightning.pytorch")
 
 
 def checkpoint_of(run: str | Path) -> str | Path:

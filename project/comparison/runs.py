@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from project.checkpoints.former_names import with_current_paths
 from project.comparison.configurations import differing, flat, short, short_key, without
 from project.messages import UsageError
 
@@ -202,7 +203,7 @@ def read_run(directory: Path) -> Run | None:
         return None
     if not isinstance(record, dict) or not isinstance(config, dict):
         return None
-    return Run(directory, record, config)
+    return Run(directory, record, with_current_paths(config))
 
 
 def named(groups: list[Group]) -> list[Group]:

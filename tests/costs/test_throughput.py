@@ -1,11 +1,10 @@
 """What is said of a run's speed adds up, and stays out of what each repetition has the same."""
 
-import json
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import only_run, record_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from project.costs.throughput import Stopwatch, Throughput
@@ -21,14 +20,10 @@ SHORT = [
 ]  # fmt: skip
 
 
-def record_of(folder: Path) -> tuple[Path, dict[str, Any]]:
-    (path,) = folder.glob("runs/*/run.json")
-    return path.parent, json.loads(path.read_text())
-
-
 def test_the_parts_of_a_batch_add_up_and_mfu_follows(tmp_path) -> None:
     assert command([*SHORT, "--speed.device_peak=1e12"]) == 0
-    directory, record = record_of(tmp_path)
+    directory = only_run(tmp_path / "runs")
+    record = record_of(directory)
     speed = record["speed"]
     parts = speed["data_ms"] + speed["step_ms"] + speed["rest_ms"]
     assert parts == pytest.approx(speed["batch_ms"], rel=1e-3)
@@ -78,7 +73,7 @@ def test_what_is_slow_is_found(slow, tmp_path, monkeypatch) -> None:
             slowed(lambda *_: None),
         )
     assert command([*SHORT, "--trainer.max_epochs=1"]) == 0
-    speed = record_of(tmp_path)[1]["speed"]
+    speed = record_of(only_run(tmp_path / "runs"))["speed"]
     assert 50 <= speed[f"{slow}_ms"] < 50 + 0.5 * speed["batch_ms"]
     assert speed[f"{slow}_ms"] > 0.6 * speed["batch_ms"]
 
@@ -116,7 +111,7 @@ def test_validations_checkpoints_and_the_first_batch_are_left_out(tmp_path, monk
         "project.training.trainer.ValidateAtLastStep.on_validation_batch_end", slow_validation
     )
     assert command([*SHORT, "--checkpoint_minutes=0"]) == 0  # a checkpoint before every step
-    _, record = record_of(tmp_path)
+    record = record_of(only_run(tmp_path / "runs"))
     assert record["warm_up_seconds"] > 1.5
     assert record["training_seconds"] - record["warm_up_seconds"] < 0.1 * 20
     assert record["speed"]["batch_ms"] < 100
@@ -124,7 +119,7 @@ def test_validations_checkpoints_and_the_first_batch_are_left_out(tmp_path, monk
 
 def test_another_profiler_is_left_alone(tmp_path) -> None:
     assert command([*SHORT, "--trainer.profiler=simple"]) == 0
-    speed = record_of(tmp_path)[1]["speed"]
+    speed = record_of(only_run(tmp_path / "runs"))["speed"]
     assert set(speed) == {"batch_ms"}
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import only_run, record_of
 
 from project.configuration import PACKAGE
 from project.distributed.slurm import begun_before
@@ -93,15 +94,6 @@ def stopped(monkeypatch) -> Callable[..., int]:
             return command(arguments)
 
     return train
-
-
-def record_of(run: Path) -> dict[str, Any]:
-    return json.loads((run / "run.json").read_text())
-
-
-def only_run(runs: str | Path) -> Path:
-    (run,) = Path(runs).iterdir()
-    return run
 
 
 def is_equal(run: Path, other: Path) -> bool:
@@ -289,6 +281,7 @@ def test_which_run_an_earlier_start_began(in_job, tmp_path, record, is_found) ->
     damaged = tmp_path / "runs" / "20261125-101600_mine_cd34"
     for directory, content in ((run, json.dumps(record)), (damaged, "{")):
         directory.mkdir(parents=True)
+        (directory / "config.yaml").write_text("{}")
         (directory / "run.json").write_text(content)
     in_job(restarts=2)
     assert begun_before(tmp_path / "runs", "train") == (run if is_found else None)

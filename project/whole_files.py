@@ -1,8 +1,11 @@
 """Files that are there whole or not at all, whenever the writer ends."""
 
+import json
+import math
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 SECONDS_TO_WAIT = 5.0  # for another program to close a file
 
@@ -40,3 +43,17 @@ def put_in_place(made: Path, path: Path) -> None:
             if time.monotonic() >= until:
                 raise
             time.sleep(0.05)
+
+
+def replace_json(path: Path, content: Any) -> None:
+    """Write JSON as `replace_text` does; numbers that are not finite become null."""
+    replace_text(path, json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """Return nested values with None where a number is not finite."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

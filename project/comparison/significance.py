@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtr, stdtr, stdtrit
 
-from project.training.intervals import Z_95
+from project.intervals import Z_95
 
 Floats = NDArray[np.float64]
 RESAMPLES = 10_000

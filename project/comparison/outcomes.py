@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from project.checkpoints.whole_files import replace_bytes
+from project.whole_files import replace_bytes
 
 if TYPE_CHECKING:  # read without torch, which takes seconds to import
     from torch import Tensor

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from project.comparison import statistics
-from project.comparison.statistics import (
+from project.comparison import significance
+from project.comparison.significance import (
     block_means,
     holm,
     mcnemar,
@@ -117,7 +117,7 @@ def test_equal_recipes_are_told_apart_in_about_one_of_twenty_cases(
     seeds, deviation, monkeypatch
 ) -> None:
     """Whether examples or seeds make the difference, also where one has a single run."""
-    monkeypatch.setattr(statistics, "RESAMPLES", 400)
+    monkeypatch.setattr(significance, "RESAMPLES", 400)
     if seeds == (1, 1):
         deviation = 0.0  # of two runs it says nothing about other seeds
     assert 0.01 <= false_alarms(seeds, deviation) <= 0.085

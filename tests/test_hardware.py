@@ -9,7 +9,7 @@ import pytest
 
 FAULTS_OF_STEPS = """
 import resource
-from project.training.host import keep_freed_memory
+from project.hardware import keep_freed_memory
 keep_freed_memory()
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -31,7 +31,7 @@ def test_steps_after_the_first_do_not_fault_their_memory_in_again() -> None:
 
 GPUS_AFTER = """
 import os, torch
-from project.training.host import look_for_no_gpu
+from project.hardware import look_for_no_gpu
 had = torch.cuda.is_available()
 look_for_no_gpu()
 print(had, torch.cuda.is_available(), repr(os.environ.get("CUDA_VISIBLE_DEVICES")))

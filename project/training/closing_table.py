@@ -1,73 +1,7 @@
-"""The results of a run, with intervals, and its closing table."""
+"""The table that a run, or an evaluation, ends in."""
 
-import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
-
-from project.training.intervals import mean_interval, wilson_interval
-
-
-def image_results(confusion: Tensor, losses: Tensor) -> dict[str, Any]:
-    """Return accuracy and loss with their 95 % intervals, the accuracy of each class, and counts.
-
-    Args:
-        confusion: int64 (K, K), row true class, column predicted; a class without images has
-            no accuracy (None).
-        losses: Of each image, nats, (n,).
-    """
-    right, count = int(confusion.trace()), int(confusion.sum())
-    per_class = [
-        row[label] / sum(row) if sum(row) else None for label, row in enumerate(confusion.tolist())
-    ]
-    return {
-        "loss": {
-            "value": losses.double().mean().item(),
-            "interval_95": mean_interval(losses.tolist(), [1] * count),
-            "count": count,
-        },
-        "accuracy": share_right(right, count),
-        "class_accuracy": per_class,
-        "confusion": confusion.tolist(),
-    }
-
-
-def share_right(right: int, count: int) -> dict[str, Any]:
-    """Return the share of images that are right, with its 95 % interval and counts."""
-    return {
-        "value": right / count,
-        "interval_95": wilson_interval(right, count),
-        "right": right,
-        "count": count,
-    }
-
-
-def text_results(losses: Tensor, tokens: Tensor, num_bytes: int) -> dict[str, Any]:
-    """Return loss, perplexity and bits per byte with their 95 % intervals over windows.
-
-    Args:
-        losses: Sum over the tokens of each window, nats, float64 (n,).
-        tokens: Of each window, above 0, int64 (n,).
-        num_bytes: That all tokens stand for; 0 where the data do not say.
-    """
-    count = int(tokens.sum())
-    loss = losses.sum().item() / count
-    interval = mean_interval(losses.tolist(), tokens.tolist())
-
-    def figure_of(function: Callable[[float], float]) -> dict[str, Any]:
-        ends = None if interval is None else [function(end) for end in interval]
-        return {"value": function(loss), "interval_95": ends}
-
-    results = {
-        "loss": figure_of(lambda nats: nats) | {"count": count, "windows": len(tokens)},
-        "perplexity": figure_of(lambda nats: math.exp(min(nats, 700.0))),
-    }
-    if num_bytes > 0:
-        results["bits_per_byte"] = figure_of(lambda nats: nats * count / num_bytes / math.log(2))
-    return results
-
 
 UNITS = {"loss": "nats", "loss_random_windows": "nats", "bits_per_byte": "bits"}
 NAMES = {  # in the table
@@ -126,8 +60,10 @@ def energy_used(energy: dict[str, Any]) -> str:
 def metric_rows(split: str, measured: dict[str, Any]) -> list[tuple[str, str]]:
     """Return (name, figure) of what was measured on a split."""
     title = "validation" if split == "val" else split
+    # Of another task the loss may be anything.
+    units = UNITS if measured.keys() & {"accuracy", "perplexity"} else {}
     return [
-        (f"{title} {NAMES.get(name, name)}", figure(name, value))
+        (f"{title} {NAMES.get(name, name)}", figure(name, value, units.get(name, "")))
         for name, value in measured.items()
         if isinstance(value, dict | float)
     ]
@@ -145,14 +81,15 @@ def parameters_of(record: dict[str, Any]) -> str:
     return f"{record['parameters']:>9,}{frozen}"
 
 
-def figure(name: str, value: dict[str, Any] | float) -> str:
+def figure(name: str, value: dict[str, Any] | float, unit: str) -> str:
     """Return a number with its unit and, where there is one, its interval."""
     number = value["value"] if isinstance(value, dict) else value
     is_share = name.endswith("accuracy")
-    text = f"{100 * number:7.2f} %" if is_share else f"{number:9.4f} {UNITS.get(name, '')}".rstrip()
-    if isinstance(value, dict) and value["interval_95"]:
-        scale, digits, unit = (100, 2, " %") if is_share else (1, 4, "")
+    text = f"{100 * number:7.2f} %" if is_share else f"{number:9.4f} {unit}".rstrip()
+    if isinstance(value, dict) and value.get("interval_95"):
+        scale, digits, percent = (100, 2, " %") if is_share else (1, 4, "")
         low, high = (f"{scale * end:.{digits}f}" for end in value["interval_95"])
-        text += f"   95 % interval {low} to {high}{unit}"
-        text += f"   n = {value['count']:,}" if is_share else ""  # of losses, n is in `run.json`
+        text += f"   95 % interval {low} to {high}{percent}"
+        if is_share and "count" in value:  # of losses, n is in `run.json`
+            text += f"   n = {value['count']:,}"
     return text

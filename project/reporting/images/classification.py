@@ -73,7 +73,7 @@ def worse_than_the_rest(right: Tensor, support: Tensor) -> list[float]:
     """
     from scipy.stats import hypergeom
 
-    from project.comparison.statistics import holm
+    from project.comparison.significance import holm
 
     wrong = support - right
     n, errors = int(support.sum()), int(wrong.sum())
