@@ -6,9 +6,11 @@ replaced, and one-line errors that suggest the nearest key.
 """
 
 import ast
+import codecs
 import importlib
 import inspect
 import json
+import locale
 import traceback
 from argparse import SUPPRESS
 from copy import copy
@@ -219,7 +221,8 @@ def config_files(arguments: list[str]) -> list[Path]:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
     except FileNotFoundError as error:
         near = nearest(
             f"configs/{path.name}", [f"configs/{p.name}" for p in CONFIGS.glob("*.yaml")]
@@ -228,6 +231,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"config file {str(path)!r} cannot be read: {reason}") from error
+    encoding = locale.getpreferredencoding(False)  # in which jsonargparse reads the file again
+    if not text.isascii() and codecs.lookup(encoding).name != "utf-8":
+        raise UsageError(
+            f"config file {str(path)!r} has letters beyond ASCII, which Python reads as {encoding} "
+            "here; set the variable PYTHONUTF8 to 1"
+        )
     if not isinstance(content, dict):
         raise UsageError(f"config file {str(path)!r} holds no keys; see configs/default.yaml")
     return content

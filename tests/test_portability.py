@@ -13,7 +13,8 @@ from optuna.study import StudyDirection
 
 from project import whole_files
 from project.command_line import exit_code_of
-from project.configuration import PACKAGE
+from project.configuration import PACKAGE, read_yaml
+from project.messages import UsageError
 from project.provenance import without_home, written
 from project.sweeping import study
 
@@ -49,6 +50,17 @@ def test_a_command_prints_what_a_pipe_has_no_character_for(monkeypatch) -> None:
     assert exit_code_of(lambda: print("98.7 ± 0.2 %")) == 0
     sys.stdout.flush()
     assert pipe.getvalue().decode().strip() == r"98.7 \xb1 0.2 %"
+
+
+def test_a_configuration_is_not_read_as_other_letters(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text("experiment: größe\n", encoding="utf-8")
+    assert read_yaml(path) == {"experiment": "größe"}
+    monkeypatch.setattr("locale.getpreferredencoding", lambda do_setlocale: "cp1252")
+    with pytest.raises(UsageError, match=r"own.yaml.* as cp1252 here; set .*PYTHONUTF8 to 1"):
+        read_yaml(path)
+    path.write_text("experiment: size\n", encoding="utf-8")
+    assert read_yaml(path) == {"experiment": "size"}
 
 
 @pytest.mark.parametrize("refusals", [3, 10_000])

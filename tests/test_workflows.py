@@ -103,7 +103,7 @@ def test_a_workflow_names_what_it_has_and_asks_for_little(path: Path) -> None:
         matrix = job.get("strategy", {}).get("matrix", {})
         known = {*matrix, *(key for more in matrix.get("include", []) for key in more)}
         text = yaml.safe_dump(job)
-        assert set(re.findall(r"matrix\.(\w+)", text)) == known - {"include"}
+        assert set(re.findall(r"matrix\.([\w-]+)", text)) == known - {"include"}
         for action in (step["uses"] for step in job["steps"] if "uses" in step):
             assert re.fullmatch(r"(actions|astral-sh)/[\w-]+@v\d+", action)
 
