@@ -41,6 +41,7 @@ def text_subject(folder: Path, corpus: Corpus | None = None) -> Subject:
     data.prepare_data()
     data.setup("test")
     task = torch.nn.Module()
+    task.read = None  # a task of language has it
     task.network = torch.nn.Linear(1, 1)
     subject = Subject(None, Path(), {}, {}, task, task.network, data, CPU)
     subject.text = Text(task, data, CPU)
