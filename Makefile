@@ -4,7 +4,6 @@
 # make distributed   runs of two and three processes, two nodes, FSDP2, SLURM (emulated), signals
 # make fault-cases   what goes wrong with a run, and the answer to each, as a table
 # make gpu     speed and results on one GPU, in under eight minutes (tests/gpu.py)
-# make walk    every command once, on embedded data, as a user types them (under five minutes)
 #
 # The environment is .venv, made from requirements.lock (uv if it is there, else pip). A second
 # call installs nothing. Choose the interpreter with PYTHON=python3.12. On Linux the locked torch
@@ -14,8 +13,10 @@ PYTHON ?= python3
 TORCH ?=
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 INSTALLED := .venv/installed
+# Else Windows reads and prints texts in another encoding.
+export PYTHONUTF8 := 1
 
-.PHONY: install train test test-slow distributed kill-matrix fault-cases gpu walk lint lock clean
+.PHONY: install train test test-slow distributed kill-matrix fault-cases gpu lint lock clean
 
 train: install
 	$(BIN)/python -m project.train $(ARGS)
@@ -37,9 +38,6 @@ fault-cases: install
 
 gpu: install
 	$(BIN)/python tests/gpu.py $(ARGS)
-
-walk: install
-	$(BIN)/python tests/walk.py
 
 lint: install
 	$(BIN)/ruff check .

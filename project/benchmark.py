@@ -91,9 +91,9 @@ def measure(names: list[str], json_file: str | None, options: list[str]) -> None
     from pathlib import Path
 
     from project.benchmarks.measuring import document, machine, table
-    from project.checkpoints.whole_files import replace_text
+    from project.hardware import keep_freed_memory, look_for_no_gpu
     from project.messages import UsageError
-    from project.training.host import keep_freed_memory, look_for_no_gpu
+    from project.whole_files import replace_text
 
     path = None if json_file is None else Path(json_file)
     if path is not None and not path.is_file():

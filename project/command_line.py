@@ -1,14 +1,14 @@
 """What commands share: the form that they are typed in, and how they end."""
 
 import argparse
+import io
+import logging
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 
 from project.messages import RunError, UsageError
-
-RUN_HELP = "a run directory (its best checkpoint), a .ckpt, or its address"
-ALLOW_HELP = "build classes of this package too, if the checkpoint names them"
 
 
 def command_form(name: str, description: str) -> argparse.ArgumentParser:
@@ -25,8 +25,16 @@ def command_form(name: str, description: str) -> argparse.ArgumentParser:
 
 def add_run(form: argparse.ArgumentParser) -> None:
     """Add what every command takes that begins with a trained run."""
-    form.add_argument("run", metavar="RUN", help=RUN_HELP)
-    form.add_argument("--allow", metavar="PACKAGE", action="append", default=[], help=ALLOW_HELP)
+    form.add_argument(
+        "run", metavar="RUN", help="a run directory (its best checkpoint), a .ckpt, or its address"
+    )
+    form.add_argument(
+        "--allow",
+        metavar="PACKAGE",
+        action="append",
+        default=[],
+        help="build classes of this package too, if the checkpoint names them",
+    )
 
 
 def check_changes(changes: list[str]) -> None:
@@ -48,6 +56,7 @@ def exit_code_of(action: Callable[[], int | None]) -> int:
     What `action` returns, or 0; 2 for what is not possible, 1 for what failed on the way, 130 after
     Ctrl-C, 141 when the reader, such as `head`, has had enough. Errors are one line.
     """
+    print_every_character()
     try:
         return action() or 0
     except (UsageError, RunError, ValueError) as error:
@@ -65,3 +74,29 @@ def exit_code_of(action: Callable[[], int | None]) -> int:
         place = f"{error.filename}: " if error.filename else ""
         print(f"error: {place}{error.strerror or error}", file=sys.stderr)
         return 1
+
+
+def quieten_lightning() -> None:
+    """Drop what Lightning says on every run and what this project does on purpose."""
+    import lightning.pytorch  # noqa: F401 - it sets its own level
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for message in (
+        ".*exists and is not empty.*",  # the directory of a run that is resumed
+        "Be aware that when using `ckpt_path`, callbacks.*",  # see `measure_best`
+        ".*isinstance.treespec, LeafSpec.*",  # Lightning 2.6 on torch 2.15
+        ".*is smaller than the logging interval.*",  # epochs are logged all the same
+        r"Found \d+ module.s. in eval mode at the start.*",  # frozen parts
+        ".*all_gather.*deprecated.*",  # Lightning 2.6 on torch 2.15
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+def print_every_character() -> None:
+    """Let `print` write what the terminal or pipe has no character for as `\\xb1`, and go on.
+
+    A pipe of Windows knows 256 characters, unless the variable PYTHONUTF8 is 1.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")

@@ -49,10 +49,12 @@ def compare(options: argparse.Namespace) -> None:
     Raises:
         UsageError: If there is no finished run, or a file is of no known kind.
     """
+    from project.comparison.cells import left_out_in_words
+    from project.comparison.files import csv_of, markdown_of
     from project.comparison.leaderboard import leaderboards
     from project.comparison.page import page_of
     from project.comparison.runs import collect
-    from project.comparison.tables import csv_of, left_out_in_words, markdown_of, text_of
+    from project.comparison.terminal import text_of
 
     kinds = (".html", ".md", ".csv")
     if wrong := [path for path in options.write if path.suffix not in kinds]:

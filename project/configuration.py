@@ -6,8 +6,12 @@ replaced, and one-line errors that suggest the nearest key.
 """
 
 import ast
+import codecs
+import importlib
 import inspect
 import json
+import locale
+import traceback
 from argparse import SUPPRESS
 from copy import copy
 from dataclasses import dataclass
@@ -25,10 +29,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from project.checkpoints.former_names import current_path
+from project.checkpoints.former_names import OWN_NAME, current_path
+from project.hardware import fast_precision
 from project.messages import UsageError, nearest, short_message
-from project.tracking.weights_and_biases import Wandb
-from project.training.precision import fast_precision
 
 PACKAGE = Path(__file__).parent
 CONFIGS = PACKAGE.parent / "configs"
@@ -94,6 +97,25 @@ class Energy:
     ram_watts: float | None = None
 
 
+@dataclass
+class Wandb:
+    """Weights & Biases beside the run's own files.
+
+    Args:
+        mode: `online`, `offline` (kept in `<runs_dir>/wandb`) or `disabled`; null is disabled.
+        project: Name of the project there.
+        entity: Whose project; by default that of the login.
+        tags: Of the run.
+        checkpoints: Also send `best` when the run ends, or `all` as they are written.
+    """
+
+    mode: Literal["online", "offline", "disabled"] | None = None
+    project: str = OWN_NAME
+    entity: str | None = None
+    tags: list[str] | None = None
+    checkpoints: Literal["none", "best", "all"] = "none"
+
+
 class ProjectCLI(LightningCLI):
     """LightningCLI that builds `model`, `data`, `trainer` settings and `best`, and runs nothing."""
 
@@ -141,8 +163,7 @@ class ProjectCLI(LightningCLI):
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as error:
-            options = [o for action in parser._actions for o in action.option_strings]
-            raise UsageError(short_message(str(error), options, known_classes())) from error
+            raise refusal(error, parser) from error
         if self.config.experiment is None:
             self.config.experiment = experiment_name(args)
         if isinstance(self.config.freeze, str):
@@ -160,6 +181,11 @@ class ProjectCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         return None  # the command builds it, once the run has a directory
+
+
+def complete_config(cli: ProjectCLI) -> str:
+    """Return every key of a configuration with its value, as YAML."""
+    return cli.parser.dump(cli.config, skip_unset=False)
 
 
 def with_default_experiment(arguments: list[str]) -> list[str]:
@@ -195,7 +221,8 @@ def config_files(arguments: list[str]) -> list[Path]:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text())
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
     except FileNotFoundError as error:
         near = nearest(
             f"configs/{path.name}", [f"configs/{p.name}" for p in CONFIGS.glob("*.yaml")]
@@ -204,6 +231,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"config file {str(path)!r} cannot be read: {reason}") from error
+    encoding = locale.getpreferredencoding(False)  # in which jsonargparse reads the file again
+    if not text.isascii() and codecs.lookup(encoding).name != "utf-8":
+        raise UsageError(
+            f"config file {str(path)!r} has letters beyond ASCII, which Python reads as {encoding} "
+            "here; set the variable PYTHONUTF8 to 1"
+        )
     if not isinstance(content, dict):
         raise UsageError(f"config file {str(path)!r} holds no keys; see configs/default.yaml")
     return content
@@ -226,20 +259,33 @@ def changed_data(saved: dict[str, Any], changes: list[str]) -> dict[str, Any]:
     try:
         config = parser.parse_args([f"--data={json.dumps(before)}", *changes])
     except ArgumentError as error:
-        options = [o for action in parser._actions for o in action.option_strings]
-        raise UsageError(short_message(str(error), options, known_classes())) from error
+        raise refusal(error, parser) from error
     data = yaml.safe_load(parser.dump(config, skip_unset=False))["data"]
     return {**saved, "_class_path": data["class_path"], **data["init_args"]}
+
+
+def refusal(error: ArgumentError, parser: LightningArgumentParser) -> UsageError:
+    """Return one line for what a parser refused."""
+    options = [o for action in parser._actions for o in action.option_strings]
+    return UsageError(short_message(str(error), options, known_classes()))
 
 
 def project_classes() -> dict[str, str]:
     """Return {bare name: import path} of the public classes in `PARTS`, without importing.
 
     The import path is the registry: a new file is found by being there.
+
+    Raises:
+        UsageError: If a file is no Python, with its line.
     """
     paths: dict[str, str] = {}
     for file in sorted(f for folder in PARTS for f in (PACKAGE / folder).glob("*.py")):
-        for node in ast.parse(file.read_text()).body:
+        try:
+            statements = ast.parse(file.read_bytes()).body
+        except SyntaxError as error:
+            place = file.relative_to(PACKAGE.parent)
+            raise UsageError(f"{place}, line {error.lineno}: {error.msg}") from error
+        for node in statements:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 paths[node.name] = f"{PACKAGE.name}.{file.parent.name}.{file.stem}.{node.name}"
     return paths
@@ -259,6 +305,23 @@ def known_classes() -> dict[str, str]:
     return paths | project_classes()
 
 
+def check_import(path: str) -> None:
+    """Import the module of one of our classes, a new one perhaps, with a mistake in it.
+
+    Raises:
+        ValueError: With its line; `short_message` finds it in jsonargparse's page.
+    """
+    module = path.rpartition(".")[0]
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        file = PACKAGE.parent / Path(*module.split(".")).with_suffix(".py")
+        frames = traceback.extract_tb(error.__traceback__)
+        line = max((f.lineno or 1 for f in frames if f.filename == str(file)), default=1)
+        place = file.relative_to(PACKAGE.parent)
+        raise ValueError(f"{place}, line {line}: {type(error).__name__}: {error}") from error
+
+
 def with_short_names() -> None:
     """Teach jsonargparse two things that it has no public hook for.
 
@@ -274,7 +337,10 @@ def with_short_names() -> None:
     discard = typehints.discard_init_args_on_class_path_change
 
     def resolve_ours_first(base: Any, name: str) -> str:
-        return resolve(base, classes.get(name, current_path(name)))
+        path = current_path(classes.get(name, name))
+        if path.startswith(f"{PACKAGE.name}."):
+            check_import(path)
+        return resolve(base, path)
 
     def discard_all_of_an_optimizer(parser: Any, before: Any, value: Any) -> None:
         if before and "init_args" in before and before["class_path"] != value["class_path"]:

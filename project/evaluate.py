@@ -48,9 +48,9 @@ def run(options: argparse.Namespace, changes: list[str], typed: list[str]) -> No
     Raises:
         UsageError: If something is changed that is not of the data.
     """
+    from project.command_line import quieten_lightning
     from project.inference.evaluation import earlier, evaluate, keep, place_of
-    from project.training.command import quieten_lightning
-    from project.training.run_directory import typed_command
+    from project.provenance import typed_command
 
     check_changes(changes)
     quieten_lightning()
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace, changes: list[str], typed: list[str]) -> No
 
 def table(found: dict[str, Any]) -> str:
     """Return the figures, and those of each class where there are few, at most 80 columns."""
-    from project.training.results import metric_rows, table_of
+    from project.training.closing_table import metric_rows, table_of
 
     split = found["split"]
     metrics = found["metrics"][split]
@@ -95,7 +95,7 @@ def data_in_words(found: dict[str, Any]) -> str:
 
 def class_lines(confusion: list[list[int]], names: list[str] | None) -> list[str]:
     """Return a line for each class: recall with its interval, and what it is taken for."""
-    from project.training.intervals import wilson_interval
+    from project.intervals import wilson_interval
 
     names = (
         names if names and len(names) == len(confusion) else list(map(str, range(len(confusion))))

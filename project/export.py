@@ -10,6 +10,7 @@ from typing import Any
 
 from project.command_line import add_run, command_form, exit_code_of
 from project.messages import RunError, UsageError
+from project.whole_files import put_in_place, replace_text
 
 DESCRIPTION = """\
 Write what the best checkpoint of a run computes, each form read back and
@@ -85,7 +86,7 @@ def export(run: str, output: Path | None, allowed: list[str]) -> Iterator[str]:
     """
     from project.checkpoints.checkpoint_file import read
     from project.checkpoints.loading import checkpoint_of, rebuild
-    from project.training.command import quieten_lightning
+    from project.command_line import quieten_lightning
 
     quieten_lightning()
     source = checkpoint_of(run)
@@ -104,7 +105,7 @@ def export(run: str, output: Path | None, allowed: list[str]) -> Iterator[str]:
         weight.data.zero_()
     write_weights(network, output / "weights.safetensors", description, again.network)
     yield size_and_note(output / "weights.safetensors", "equal to the checkpoint's, bit by bit")
-    (output / "network.json").write_text(json.dumps(description, indent=2) + "\n")
+    replace_text(output / "network.json", json.dumps(description, indent=2) + "\n")
     yield size_and_note(output / "network.json", description["network"]["class_path"])
     difference, shape = write_computation(network, example, output / "network.pt2")
     yield size_and_note(
@@ -167,7 +168,7 @@ def write_weights(network: Any, path: Path, description: dict[str, Any], other: 
         for name, weight in network.state_dict().items():
             if not torch.equal(weight, other.state_dict()[name]):
                 raise RunError(f"{name} is not the same in {path.name}, which is not kept")
-        made.replace(path)
+        put_in_place(made, path)
 
 
 def write_computation(network: Any, example: Any, path: Path) -> tuple[float, str]:
@@ -208,7 +209,7 @@ def write_computation(network: Any, example: Any, path: Path) -> tuple[float, st
                         f"{path.name} differs from the network by {max(differences):.1g}, more "
                         f"than {LARGEST_DIFFERENCE:g}, and is not kept"
                     )
-                made.replace(path)
+                put_in_place(made, path)
             sizes = ["any", *("any" if any_length else str(n) for n in example.shape[1:])]
             return max(differences), f"({', '.join(sizes)})"
         except (RuntimeError, AssertionError, ValueError) as error:  # a size that is fixed

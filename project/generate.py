@@ -88,7 +88,7 @@ def language_model(run: str, allowed: list[str]) -> tuple[Any, Any]:
     """
     from project.checkpoints.checkpoint_file import read
     from project.checkpoints.loading import checkpoint_of, rebuild
-    from project.training.command import quieten_lightning
+    from project.command_line import quieten_lightning
 
     path = checkpoint_of(run)
     content = read(path)

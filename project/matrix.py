@@ -69,7 +69,8 @@ def matrix(options: argparse.Namespace, keys: list[str]) -> int:
     Raises:
         UsageError: If a key is not one of every experiment, or the seeds are none.
     """
-    from project.training.command import build, quieten_lightning
+    from project.command_line import quieten_lightning
+    from project.training.command import build
     from project.training.repetitions import finished, numbers, train_each
 
     quieten_lightning()
@@ -105,28 +106,29 @@ def typed(name: str, text: str) -> list[str]:
 
 def cell(name: str, runs: list[Any]) -> tuple[str, str, str, str, str, str]:
     """Return data, parameters, runs, result, interval and training time of one cell."""
-    from project.comparison.leaderboard import board_of, figure_of
+    from project.comparison.cells import cells
+    from project.comparison.leaderboard import board_of
     from project.comparison.runs import Group, name_of_data
-    from project.comparison.tables import seconds_of, shown, shown_interval
 
     if not runs:
         return name, "", "0", "", "", ""
-    group = Group(runs)
-    board = board_of(name, [group])
-    found = figure_of(group, board.split, board.metric)
+    board = board_of(name_of_data(runs[-1].record["data"]), [Group(runs)])
+    row = cells(board, 0)
+    result = row["test" if board.split == "test" else "validation"]
     unit = {"accuracy": " %", "loss": " nats"}.get(board.metric, "")
     return (
-        name_of_data(runs[-1].record["data"]),
-        f"{runs[-1].record['parameters']:,}",
-        str(len(runs)),
-        f"{board.split} {board.metric} {shown(found, board.metric)}{unit}",
-        shown_interval(found.interval if found else None, board.metric),
-        f"{seconds_of(group):,.0f} s",
+        board.data,
+        row["parameters"],
+        row["runs"],
+        f"{board.split} {board.metric} {result}{unit}",
+        row["95 % interval"],
+        row["training"],
     )
 
 
 def table(rows: list[tuple[str, ...]]) -> str:
-    from project.comparison.tables import SPREAD, aligned
+    from project.comparison.cells import SPREAD
+    from project.comparison.terminal import aligned
 
     lines = aligned(rows, right=[2, 3, 6])
     if any(row[3] == "0" for row in rows):

@@ -41,6 +41,8 @@ def short_message(text: str, options: list[str], classes: Iterable[str]) -> str:
         options: Every `--key` that stands on its own.
         classes: Bare names of classes that may be meant.
     """
+    if broken := re.search(r"project/\S+\.py, line \d+: .+", text):  # a class of one's own
+        return broken[0]
     keys = re.findall(r'Parser key "([^"]+)"', text)
     key = "--" + ".".join(keys)
     if unknown := re.match(r"unrecognized arguments: ([^\s=]+)", text):
@@ -50,6 +52,10 @@ def short_message(text: str, options: list[str], classes: Iterable[str]) -> str:
     if missing := re.search(r"arguments are required: (.*)", text):
         names = [".".join([*keys, name.strip()]) for name in missing[1].split(",")]
         return "not set: " + ", ".join(f"--{name}" for name in names)
+    if other := re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", text):
+        return f"{key}: {other[1]} is no {other[2]}, which is needed here"
+    if partial := re.search(r"Expected an instantiatable class, but (\S+) is abstract", text):
+        return f"{key}: {partial[1]} lacks a method that its base class asks for (@abstractmethod)"
     literal = r"Expected a typing.Literal\[(.*?)\](?s:.*?)(?:Got|Given) value: (.*)"
     if choice := re.search(literal, text):
         allowed = choice[1].replace("'", "")

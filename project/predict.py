@@ -50,8 +50,8 @@ def parser() -> argparse.ArgumentParser:
 
 def predict(options: argparse.Namespace) -> int:
     """Print what the model says of each file; return 1 if one was left out."""
+    from project.command_line import quieten_lightning
     from project.inference.prediction import ImageModel, model_of
-    from project.training.command import quieten_lightning
 
     quieten_lightning()
     model = model_of(

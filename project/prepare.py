@@ -6,9 +6,10 @@ import sys
 import time
 
 from project.command_line import command_form, exit_code_of
+from project.data.cleaning import Cleaning
 from project.data.corpora import Corpus, PythonDocs, TextCorpus, TinyShakespeare
 from project.data.download import data_root
-from project.data.token_files import Cleaning, Preparation, TokenFile, prepare, token_cache
+from project.data.token_files import Preparation, TokenFile, prepare, token_cache
 from project.data.tokenization import BPETokenizer, ByteTokenizer, CharTokenizer, Tokenizer
 from project.messages import UsageError
 

@@ -6,18 +6,8 @@ from pathlib import Path
 
 from project.command_line import add_run, check_changes, command_form, exit_code_of
 from project.messages import UsageError
+from project.reporting.findings import SECTIONS
 
-SECTIONS = {  # in the order of the report
-    "identity": "Identity",
-    "data": "Data",
-    "performance": "Performance",
-    "calibration": "Calibration",
-    "robustness": "Robustness",
-    "out_of_distribution": "Out of distribution",
-    "interpretability": "Interpretability",
-    "energy": "Energy",
-    "limits": "Limits and evidence",
-}
 DESCRIPTION = """\
 Ask of a trained model what comes after its accuracy: how it fails, whether
 its data are sound, what fools it, what explains it, what it cost. Everything

@@ -3,6 +3,8 @@
 import signal
 import sys
 
+from project.command_line import print_every_character
+
 HELP = """\
 usage: python -m project.train [--config FILE]... [--KEY VALUE]...
 
@@ -57,6 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments in (["--help"], ["-h"]):
         print(HELP, end="")
         return 0
+    print_every_character()
     try:
         from project.training.command import command  # imports torch: not needed for the help above
 

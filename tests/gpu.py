@@ -329,8 +329,8 @@ def in_trainer(part: Part, watch: StepTimes, task: Any, data: Any) -> None:
 
     from project.checkpoints.interruption import FiniteLoss
     from project.checkpoints.resume_point import StepSeed
-    from project.checkpoints.run_files import MetricsFile
     from project.costs.throughput import Stopwatch, Throughput
+    from project.tracking.metrics_file import MetricsFile
 
     stopwatch = Stopwatch()
 
@@ -684,10 +684,10 @@ def class_named(name: str) -> Any:
     """Return our class of a bare name, found by reading the files, else torch's optimizer."""
     import torch
 
-    for folder in ("data", "models", "optimization", "tasks"):
-        for file in sorted((REPOSITORY / "project" / folder).glob("*.py")):
-            if re.search(rf"^class {name}\b", file.read_text(), flags=re.MULTILINE):
-                return getattr(importlib.import_module(f"project.{folder}.{file.stem}"), name)
+    for file in sorted((REPOSITORY / "project").glob("*/*.py")):
+        if re.search(rf"^class {name}\b", file.read_text(encoding="utf-8"), flags=re.MULTILINE):
+            module = importlib.import_module(f"project.{file.parent.name}.{file.stem}")
+            return getattr(module, name)
     return getattr(torch.optim, name)
 
 

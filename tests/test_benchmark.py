@@ -10,8 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gpu
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 
 from project import benchmark
@@ -19,6 +21,7 @@ from project.benchmarks import (
     bottleneck,
     data_path,
     growth,
+    hand_written,
     processes,
     startup,
     switches,
@@ -131,33 +134,33 @@ def test_json_is_written_after_each_section_and_not_before(monkeypatch, tmp_path
 
 def test_the_devices_of_a_machine_become_one() -> None:
     arguments = ["--config", str(CONFIGS / "trainer/torchrun.yaml")]
-    cli = training_step.configured([*arguments, "--trainer.strategy", "auto"])
+    cli = hand_written.configured([*arguments, "--trainer.strategy", "auto"])
     assert cli.config_init.trainer.devices == 1
-    assert training_step.device_of(cli) == device()
+    assert hand_written.device_of(cli) == device()
 
 
 def test_on_a_machine_with_a_gpu_the_cpu_can_be_measured(monkeypatch) -> None:
-    monkeypatch.setattr(training_step, "device", lambda: torch.device("cuda"))
-    cli = training_step.configured(["--trainer.accelerator", "cpu"])
-    images, *_ = next(training_step.endless(cli.datamodule, training_step.device_of(cli)))
-    training_step.hand_written(cli)
+    monkeypatch.setattr(hand_written, "device", lambda: torch.device("cuda"))
+    cli = hand_written.configured(["--trainer.accelerator", "cpu"])
+    images, *_ = next(hand_written.endless(cli.datamodule, hand_written.device_of(cli)))
+    hand_written.hand_written(cli)
     assert {x.device.type for x in (images, *cli.model.network.parameters())} == {"cpu"}
-    on_gpu = training_step.configured([])
-    assert training_step.device_of(on_gpu).type == on_gpu.config_init.trainer.accelerator == "cuda"
+    on_gpu = hand_written.configured([])
+    assert hand_written.device_of(on_gpu).type == on_gpu.config_init.trainer.accelerator == "cuda"
 
 
 def test_data_that_the_benchmark_does_not_know_are_refused() -> None:
     demos = "lightning.pytorch.demos.boring_classes"
     arguments = ["--model", f"{demos}.BoringModel", "--data", f"{demos}.BoringDataModule"]
     with pytest.raises(UsageError, match="not of BoringDataModule with BoringModel"):
-        training_step.configured(arguments)
+        hand_written.configured(arguments)
 
 
 def test_a_step_in_bfloat16_has_weights_in_bfloat16() -> None:
-    cli = training_step.configured(["--trainer.precision", "bf16-true"])
-    place = training_step.device_of(cli)
-    step = training_step.hand_written(cli)
-    step(*next(training_step.endless(cli.datamodule, place))[:2])
+    cli = hand_written.configured(["--trainer.precision", "bf16-true"])
+    place = hand_written.device_of(cli)
+    step = hand_written.hand_written(cli)
+    step(*next(hand_written.endless(cli.datamodule, place))[:2])
     assert {p.dtype for p in cli.model.network.parameters()} == {torch.bfloat16}
 
 
@@ -266,7 +269,7 @@ REAL = {
 def test_the_verdict_on_what_is_made_to_be_so(bound: str) -> None:
     build, shape, loading = REAL[bound]
     network = build()
-    step = training_step.plain_step(network, torch.optim.SGD(network.parameters(), lr=0.0))
+    step = hand_written.plain_step(network, torch.optim.SGD(network.parameters(), lr=0.0))
     inputs, targets = torch.rand(shape), torch.arange(shape[0]) % 10
     sizes = {"bare": (inputs, targets), "doubled": (inputs.repeat(2, 1), targets.repeat(2))}
 
@@ -290,6 +293,17 @@ def test_the_verdict_on_what_is_made_to_be_so(bound: str) -> None:
         copying=best[bottleneck.COPY],
     )
     assert verdict(measured)[0] == bound, measured
+
+
+@pytest.mark.parametrize("name", gpu.TRAININGS)
+def test_the_script_for_a_gpu_builds_what_it_trains(name: str) -> None:
+    config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    task, data = (gpu.built(config[part]) for part in ("model", "data"))
+    assert task.scheduler.func.__name__ == "WarmupDecay"
+    callbacks = [gpu.built(callback) for callback in config["trainer"].get("callbacks", [])]
+    built = [type(part).__name__ for part in (task, data, *callbacks)]
+    named = [config["model"], config["data"], *config["trainer"].get("callbacks", [])]
+    assert built == [part["class_path"].rpartition(".")[2] for part in named]
 
 
 HEAVY = ["wandb", "captum", "sklearn", "matplotlib", "torchvision", "optuna", "tensorboard"]

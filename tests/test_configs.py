@@ -2,16 +2,19 @@
 
 import json
 import re
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from project.configuration import CONFIGS
+from project.configuration import CONFIGS, PACKAGE
 from project.training.command import command
 
 FILES = sorted(CONFIGS.glob("*.yaml"))
+MEASURED = [*FILES, *sorted(CONFIGS.glob("sweep/*.yaml"))]
+ALL_FILES = sorted(CONFIGS.rglob("*.yaml"))
 ONE_BATCH = [
     "--trainer.max_steps=1",
     "--trainer.limit_train_batches=1",
@@ -28,7 +31,6 @@ SMALLER = {  # for one batch on a CPU; the sizes are tested below
         "--data.eval_batch_size=4",
         "--trainer.accumulate_grad_batches=1",
         "--model.network.vocab_size=4096",  # as much BPE as the stand-in can give
-        "--model.network.depth=1",
         "--model.sample_tokens=4",
     ],
 }
@@ -45,21 +47,44 @@ every_config = pytest.mark.parametrize("config", FILES, ids=lambda path: path.st
 def test_trains_validates_and_tests_a_batch(config: Path, stand_in_data: Path, tmp_path) -> None:
     task = yaml.safe_load(config.read_text())["model"]["class_path"]
     arguments = ["--config", str(config), "--data.root", str(stand_in_data), *ONE_BATCH]
-    assert command([*arguments, *SMALLER[task]]) == 0
+    arguments += SMALLER.get(task, [])
+    if "depth:" in config.read_text():
+        arguments.append("--model.network.depth=1")
+    assert command(arguments) == 0
     (record,) = (tmp_path / "runs").glob(f"*_{config.stem}_*/run.json")
     assert json.loads(record.read_text())["status"] == "finished"
 
 
-@every_config
-def test_names_its_command_and_its_result_on_top(config: Path) -> None:
-    header = [line for line in config.read_text().splitlines() if line.startswith("#")]
-    is_default = config.stem == "default"
-    command_line = "python -m project.train" + (
-        "" if is_default else f" --config configs/{config.name}"
-    )
-    assert any(line.startswith(f"#   {command_line}") for line in header)
-    result = " ".join(line.removeprefix("# ") for line in header)
-    assert re.search(r"[^t] measured 20\d\d-\d\d-\d\d|Not yet measured: \w+", result)
+def header_of(config: Path) -> list[str]:
+    """Return the comment on top of a config, line by line."""
+    lines = config.read_text(encoding="utf-8").splitlines()
+    return [
+        line.removeprefix("#").strip() for line in takewhile(lambda x: x.startswith("#"), lines)
+    ]
+
+
+@pytest.mark.parametrize("config", ALL_FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_header_has_a_command_with_this_file_and_names_no_other_that_is_not_there(config) -> None:
+    header = header_of(config)
+    name = config.relative_to(CONFIGS.parent).as_posix()
+    commands = [
+        line for line in header if re.match(rf"python -m {PACKAGE.name}|torchrun|wandb sweep", line)
+    ]
+    assert any(name in line or config.stem == "default" for line in commands)
+    named = re.findall(r"configs/[\w/]+\.yaml", " ".join(header))
+    assert [path for path in named if not (CONFIGS.parent / path).is_file()] == []
+
+
+@pytest.mark.parametrize("config", MEASURED, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_header_says_what_was_measured_how_and_when_or_that_nothing_was(config: Path) -> None:
+    text = " ".join(header_of(config))
+    if re.search(r"Not yet measured: \w+", text):
+        assert not re.search(r" measured 20\d\d", text)
+        return
+    assert re.search(r"\d %|\d (nats|bits) per", text)
+    assert re.search(r"\d seeds|[Ss]eed 0|trials", text)
+    assert re.search(r"on (two|an?) (busy )?(CPU cores|H\d00)", text)
+    assert re.search(r" measured 20\d\d-\d\d-\d\d[.;]", text)
 
 
 def parameters_of(config: Path) -> int:

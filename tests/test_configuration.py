@@ -5,6 +5,8 @@ from pathlib import Path
 import jsonargparse._typehints as typehints
 import pytest
 
+import project.models
+from project import configuration
 from project.configuration import (
     CONFIGS,
     PACKAGE,
@@ -188,3 +190,40 @@ def test_names_of_our_public_classes_are_unique() -> None:
              for line in file.read_text().splitlines()
              if line.startswith("class ") and not line.startswith("class _")]  # fmt: skip
     assert len(names) == len(set(names)) == len(project_classes())
+
+
+ABSTRACT = "from abc import ABC, abstractmethod\n"
+CLASS = "from torch import nn\nclass Mistaken({}):\n    {}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "says"),
+    [
+        ("missing", "import torchh", "project/models/missing.py, line 1: ModuleNotFoundError"),
+        ("undefined", "\n\nx = y", "project/models/undefined.py, line 3: NameError: name 'y'"),
+        ("other", CLASS.format("object", "pass"), "--model.network: project.models.other.Mistaken"),
+        (
+            "partial",
+            ABSTRACT + CLASS.format("nn.Module, ABC", "@abstractmethod\n    def a(self): ..."),
+            "Mistaken lacks a method",
+        ),
+    ],
+)
+def test_a_mistake_in_a_file_of_ones_own_is_told_with_its_place(
+    name, source, says, tmp_path: Path, monkeypatch
+) -> None:
+    folder = tmp_path / "project" / "models"
+    folder.mkdir(parents=True)
+    (folder / f"{name}.py").write_text(source)
+    monkeypatch.setattr(configuration, "PACKAGE", tmp_path / "project")
+    monkeypatch.setattr(project.models, "__path__", [*project.models.__path__, str(folder)])
+    assert says in refusal(f"--model.network=project.models.{name}.Mistaken")
+
+
+def test_a_file_that_is_no_python_is_named_with_its_line(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "project" / "data" / "half.py"
+    path.parent.mkdir(parents=True)
+    path.write_text("x = 1\nclass Half(:\n")
+    monkeypatch.setattr(configuration, "PACKAGE", tmp_path / "project")
+    with pytest.raises(UsageError, match=r"^project/data/half.py, line 2: invalid syntax"):
+        project_classes()

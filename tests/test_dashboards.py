@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import wandb_records
+from conftest import posix, wandb_records
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -277,6 +277,7 @@ def test_mistakes_are_drawn_the_most_confident_first_and_none_is_no_picture() ->
     assert mistakes_picture(images, labels, labels, confidence, names, "val split") is None
 
 
+@posix
 def test_the_dashboard_command_serves_the_runs(runs) -> None:
     command_line = [sys.executable, "-m", "project.dashboard", str(runs), "--port=0"]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
@@ -322,8 +323,7 @@ def test_a_picture_that_cannot_be_drawn_does_not_end_a_run(tmp_path, monkeypatch
 
 
 def test_the_home_folder_alone_is_hidden_and_the_command_can_be_typed_again(monkeypatch) -> None:
-    from project.tracking.dashboards import without_home
-    from project.training.run_directory import typed_command
+    from project.provenance import typed_command, without_home
 
     monkeypatch.setenv("HOME", "/home/ada")
     assert without_home({"a": ["/home/ada/data", "/home/adam", "/x/home/ada"]}) == {

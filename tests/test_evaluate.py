@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import small_digits_run
+from conftest import record_of, small_digits_run, small_text_run
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
+from project.comparison.outcomes import load_outcomes
 from project.data.augment import Augmentation
 from project.data.corpora import TextCorpus
 from project.data.image_sets import Digits
@@ -23,12 +24,6 @@ from project.models.cnn import CNN
 from project.models.rnn import RNNLanguageModel
 from project.tasks.image_classification import ImageClassification
 from project.tasks.language_modeling import LanguageModeling
-from project.training.command import command
-from project.training.outcomes import load_outcomes
-
-
-def record_of(run: Path) -> dict:
-    return json.loads((run / "run.json").read_text())
 
 
 def evaluations(run: Path) -> list[dict]:
@@ -42,23 +37,8 @@ def image_run(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def text_run(tmp_path_factory) -> Path:
-    """A run whose text is gone."""
-    folder = tmp_path_factory.mktemp("text")
-    text = folder / "there" / "text.txt"
-    text.parent.mkdir()
-    text.write_text("the cat sat on the mat and the rat sat on the cat\n" * 60)
-    arguments = [
-        "--config", str(Path(__file__).parents[1] / "configs" / "docs_transformer.yaml"),
-        "--data.corpus", "TextCorpus", "--data.corpus.path", str(text),
-        "--data.tokenizer", "CharTokenizer", "--data.cache_dir", str(text.parent / "cache"),
-        "--model.network.width", "16", "--model.network.depth", "1",
-        "--data.context_length", "32", "--model.network.context_length", "32",
-        "--trainer.max_steps", "10", "--trainer.accelerator", "cpu",
-        "--runs_dir", str(folder / "runs"),
-    ]  # fmt: skip
-    assert command(arguments) == 0
-    (run,) = (folder / "runs").iterdir()
-    return run
+    """A run whose text lies in the folder `there`, beside `runs`."""
+    return small_text_run(tmp_path_factory.mktemp("text"))
 
 
 @pytest.mark.parametrize("kind", ["image_run", "text_run"])
@@ -166,6 +146,15 @@ class Folded(nn.Module):
         self.head = nn.Linear(64, 10)
 
 
+class Stochastic(nn.Module):
+    """Cannot be built without memory."""
+
+    def __init__(self, depth: int = 3) -> None:
+        super().__init__()
+        self.depth = depth
+        self.rates = [rate.item() for rate in torch.linspace(0, 1, depth)]
+
+
 class Silent(nn.Module):
     """Does not keep its argument."""
 
@@ -225,13 +214,23 @@ def test_a_network_that_keeps_no_arguments_is_told_and_reloads_with_help(tmp_pat
     assert main([str(path)]) == 2
 
 
-def test_an_attribute_that_is_not_the_argument_is_noticed() -> None:
-    with pytest.warns(UserWarning, match="is another network than this one"):
-        ImageClassification(Folded())
-    widened = CNN(image_size=8, width=8)
-    widened.head = nn.Linear(288, 11)
-    with pytest.warns(UserWarning, match="layers were changed afterwards"):
-        ImageClassification(widened)
+def widened() -> CNN:
+    network = CNN(image_size=8, width=8)
+    network.head = nn.Linear(288, 11)
+    return network
+
+
+@pytest.mark.parametrize(
+    ("network", "says"),
+    [
+        (Folded(), "is another network than this one"),
+        (widened(), "layers were changed afterwards"),
+        (Stochastic(), "Stochastic cannot be built again"),
+    ],
+)
+def test_a_network_that_would_be_another_is_told(network, says) -> None:
+    with pytest.warns(UserWarning, match=says):
+        ImageClassification(network)
 
 
 def test_an_optimizer_that_cannot_be_described_is_left_out_and_the_rest_reloads(tmp_path) -> None:
@@ -292,17 +291,3 @@ def test_an_argument_of_any_kind_does_not_keep_a_task_from_being_built(argument)
 
     with pytest.warns(UserWarning, match="checkpoints will be without 'extra'"):
         Own(CNN(image_size=8, width=8), argument)
-
-
-class Stochastic(nn.Module):
-    """Cannot be built without memory."""
-
-    def __init__(self, depth: int = 3) -> None:
-        super().__init__()
-        self.depth = depth
-        self.rates = [rate.item() for rate in torch.linspace(0, 1, depth)]
-
-
-def test_a_network_that_cannot_be_built_twice_is_told(tmp_path) -> None:
-    with pytest.warns(UserWarning, match="Stochastic cannot be built again"):
-        ImageClassification(Stochastic())

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import only_run
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -24,8 +25,7 @@ SHORT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer
 def trained(arguments: list[str]) -> Path:
     Path("text.txt").write_text("a few words of text, over and over again\n" * 200)
     assert command([*arguments, *SHORT]) == 0
-    (directory,) = Path("runs").iterdir()
-    return directory
+    return only_run("runs")
 
 
 @pytest.mark.parametrize(

@@ -7,32 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import small_text_run
 
 from project.generate import main
-from project.training.command import command
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A character model of a small text, trained for a few steps; the text is deleted."""
+    """A character model of a small text, which is deleted."""
     folder = tmp_path_factory.mktemp("generate")
-    text = folder / "text.txt"
-    text.write_text("the cat sat on the mat and the rat sat on the cat\n" * 60)
-    arguments = [
-        "--config", "configs/docs_transformer.yaml", "--data.corpus", "TextCorpus",
-        "--data.corpus.path", str(text), "--data.tokenizer", "CharTokenizer",
-        "--data.cache_dir", str(folder / "cache"), "--model.network.vocab_size", "20",
-        "--model.network.width", "32", "--model.network.depth", "2",
-        "--data.context_length", "32", "--model.network.context_length", "32",
-        "--trainer.max_steps", "60", "--trainer.accelerator", "cpu",
-        "--runs_dir", str(folder / "runs"),
-    ]  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(Path(__file__).parents[1])
-        assert command(arguments) == 0
-    text.unlink()
-    shutil.rmtree(folder / "cache")
-    (directory,) = (folder / "runs").iterdir()
+    longer = ("--model.network.width=32", "--model.network.depth=2", "--trainer.max_steps=60")
+    directory = small_text_run(folder, *longer)
+    shutil.rmtree(folder / "there")
     return directory
 
 
@@ -99,7 +85,7 @@ def test_a_process_of_its_own_writes_the_same(run, capsys) -> None:
     """As a user types it: nothing of the training is imported yet."""
     arguments = [str(run), "--prompt", "the ", "--max_tokens", "20"]
     assert main(arguments) == 0
-    command = [sys.executable, "-m", "project.generate", *arguments]
-    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    typed = [sys.executable, "-m", "project.generate", *arguments]
+    done = subprocess.run(typed, cwd=Path(__file__).parents[1], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == capsys.readouterr().out

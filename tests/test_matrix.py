@@ -161,11 +161,7 @@ def test_what_is_not_possible_is_one_line_before_anything_is_trained(
     assert not (tmp_path / "runs").exists()
 
 
-def test_full_without_its_data_says_which(tmp_path, capsys, monkeypatch) -> None:
-    def offline(*args: object, **kwargs: object) -> None:
-        raise OSError("no network")
-
-    monkeypatch.setattr("torchvision.datasets.utils._urlretrieve", offline)
+def test_full_without_its_data_says_which(tmp_path, capsys, offline) -> None:
     assert main(["--full", "--runs_dir", str(tmp_path / "runs")]) == 2
     assert "MNIST is not in" in capsys.readouterr().err
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import only_run, small_digits_run, small_text_run
 from PIL import Image
 
 from project.data.image_sets import Digits
@@ -13,16 +14,11 @@ from project.evaluate import main as evaluate
 from project.predict import main
 from project.training.command import command
 
-CONFIGS = Path(__file__).parents[1] / "configs"
-
 
 @pytest.fixture(scope="module")
 def image_run(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("images")
-    arguments = ["--model.network.width=8", "--trainer.max_epochs=3", "--trainer.accelerator=cpu"]
-    assert command([*arguments, "--trainer.precision=32-true", f"--runs_dir={folder}"]) == 0
-    (run,) = folder.iterdir()
-    return run
+    longer = ("--trainer.max_epochs=3", "--trainer.precision=32-true")
+    return small_digits_run(tmp_path_factory.mktemp("images"), *longer)
 
 
 @pytest.fixture
@@ -102,33 +98,24 @@ def test_the_folder_of_the_training_is_not_needed(tmp_path, capsys) -> None:
         "--runs_dir", str(tmp_path / "runs"),
     ]  # fmt: skip
     assert command(arguments) == 0
-    (run,) = (tmp_path / "runs").iterdir()
+    run = only_run(tmp_path / "runs")
     pictures.rename(tmp_path / "elsewhere")
     found = lines_of([str(run), str(tmp_path / "elsewhere" / "light")], capsys)
     assert {line["class"] for line in found} == {"light"}
     assert found[0]["was"] == "9x12 L"
 
 
-@pytest.fixture(scope="module", params=["docs_transformer", "streams"])
+NETWORKS = {
+    "windows": [],
+    "streams": ["--model.network=RNNLanguageModel", "--data.streams=true"],
+}
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
 def text_run(tmp_path_factory, request) -> Path:
+    options = ("--data.batch_size=4", "--data.eval_batch_size=1", "--trainer.precision=32-true")
     folder = tmp_path_factory.mktemp("text")
-    (folder / "text.txt").write_text("the cat sat on the mat and the rat sat on the cat\n" * 60)
-    networks = {
-        "docs_transformer": ["--model.network.context_length=32", "--model.network.num_heads=2"],
-        "streams": ["--model.network=RNNLanguageModel", "--data.streams=true"],
-    }
-    arguments = [
-        "--config", str(CONFIGS / "docs_transformer.yaml"), *networks[request.param],
-        "--data.corpus", "TextCorpus", "--data.corpus.path", str(folder / "text.txt"),
-        "--data.tokenizer", "CharTokenizer", "--data.cache_dir", str(folder / "cache"),
-        "--model.network.width", "16", "--model.network.depth", "1", "--data.batch_size", "4",
-        "--data.eval_batch_size", "1", "--data.context_length", "32", "--trainer.max_steps", "10",
-        "--trainer.precision", "32-true", "--trainer.accelerator", "cpu",
-        "--runs_dir", str(folder / "runs"),
-    ]  # fmt: skip
-    assert command(arguments) == 0
-    (run,) = (folder / "runs").iterdir()
-    return run
+    return small_text_run(folder, *options, *NETWORKS[request.param])
 
 
 def test_a_text_gets_the_loss_of_an_evaluation(text_run, tmp_path, capsys) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from project import rename
+from project import provenance, rename
 from project.checkpoints import former_names
 from project.checkpoints.checkpoint_file import read, write
 from project.checkpoints.loading import rebuild
@@ -19,7 +19,6 @@ from project.checkpoints.resume import open_run
 from project.comparison.runs import read_run
 from project.configuration import PACKAGE, ProjectCLI
 from project.messages import UsageError
-from project.training import run_directory
 from project.training.command import command
 
 OLD = PACKAGE.name
@@ -61,7 +60,7 @@ def mentions_of(name: str, folder: Path, package: str) -> list[str]:
     part = rf"(?:{'|'.join(sorted(parts))})\b"
     pattern = re.compile(
         rf"(?<![\w.-]){name}(?:\.(?:{part}|{{)|/(?:{part}|<))|(?:from|import) {name}\b"
-        rf"|\[\"{name}|-m {name}"
+        rf"|(?<!\w)\[\"{name}|-m {name}"
     )
     found = []
     for path in git(folder, "ls-files", "--cached", "--others", "--exclude-standard").splitlines():
@@ -105,13 +104,10 @@ def test_style_is_as_it_was(renamed) -> None:
 
 
 def test_code_is_the_same_recipe(renamed, monkeypatch) -> None:
-    before = run_directory.code_hash()
-    monkeypatch.setattr(run_directory, "__file__", str(renamed / NEW / "training" / "x.py"))
-    assert run_directory.code_hash() == before
-    changed = renamed / NEW / "models" / "changed.py"
-    changed.write_text("a = 1\n")
-    assert run_directory.code_hash() != before
-    changed.unlink()
+    before = provenance.code_hash(f"class_path: {OLD}.models.cnn.CNN")
+    monkeypatch.setattr(provenance, "__file__", str(renamed / NEW / "provenance.py"))
+    assert provenance.code_hash(f"class_path: {NEW}.models.cnn.CNN") == before
+    assert provenance.code_hash(f"class_path: {NEW}.models.mlp.MLP") != before
 
 
 def test_it_trains_and_its_tests_pass(renamed) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from conftest import small_digits_run
 
-from project.report import SECTIONS, main
+from project.report import main
 from project.reporting import writing
+from project.reporting.findings import SECTIONS
 from project.training.command import command
 
 FILES = {

@@ -11,6 +11,7 @@ from pathlib import Path
 import optuna
 import pytest
 import yaml
+from conftest import posix
 from filelock import FileLock
 from optuna.trial import FrozenTrial, TrialState
 
@@ -130,8 +131,12 @@ def test_best_yaml_is_the_experiment_in_full_with_the_best_values(finished) -> N
 
 def test_the_same_command_again_has_nothing_to_do(finished, capsys) -> None:
     before = facts(finished)
+    best = finished.parent / "runs" / "sweeps" / "tiny" / "best.yaml"
+    text = best.read_text()
+    best.unlink()  # as where the sweep was killed before it wrote that
     assert main(command_line(finished)) == 0
     assert facts(finished) == before
+    assert best.read_text() == text
     assert "python -m project.train --config" in capsys.readouterr().out
 
 
@@ -247,6 +252,7 @@ def test_failures_in_a_row_stop_the_sweep_with_their_reason(tmp_path, monkeypatc
     assert [trial.state for trial in trials_of(file)] == [TrialState.FAIL]
 
 
+@posix
 def test_two_processes_share_a_study_and_one_that_is_killed_takes_its_trial_alone(
     tmp_path, monkeypatch
 ) -> None:
@@ -309,6 +315,7 @@ def wait_for_validation(file: Path, number: int, validations: int) -> None:
     raise AssertionError(f"trial {number} was not validated {validations} times")
 
 
+@posix
 @pytest.mark.slow
 @pytest.mark.parametrize("storage", ["journal", "sqlite"])
 def test_a_sweep_that_was_killed_ends_as_if_it_had_not_been(tmp_path, finished, storage) -> None:
@@ -328,6 +335,7 @@ def test_a_sweep_that_was_killed_ends_as_if_it_had_not_been(tmp_path, finished, 
     assert texts[0].replace(str(tmp_path), "") == texts[1].replace(str(finished.parent), "")
 
 
+@posix
 @pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_sweep_that_was_asked_to_stop_saves_and_goes_on(tmp_path, finished, signum, code) -> None:

@@ -1,23 +1,24 @@
 """The command as a user meets it, on embedded data."""
 
-import json
+import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import logged, only_run, record_of
 from lightning.pytorch import LightningModule
 
+from project.comparison.outcomes import load_outcomes
 from project.configuration import CONFIGS, ProjectCLI
 from project.data.image_sets import Digits
 from project.tasks.image_classification import ImageClassification
 from project.train import HELP, main
+from project.training.closing_table import closing_table
 from project.training.command import command, general_options
-from project.training.outcomes import load_outcomes
 
 SHORT = ["--trainer.max_epochs=2", "--trainer.accelerator=cpu"]
 
@@ -26,14 +27,12 @@ SHORT = ["--trainer.max_epochs=2", "--trainer.accelerator=cpu"]
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("finished") / "runs"
     assert command([*SHORT, "--runs_dir", str(runs), "--trainer.precision", "32-true"]) == 0
-    (directory,) = runs.iterdir()
-    return directory
+    return only_run(runs)
 
 
 def run_of(arguments: list[str], runs: Path) -> dict:
     assert command([*SHORT, "--runs_dir", str(runs), *arguments]) == 0
-    (path,) = runs.glob("*/run.json")
-    return json.loads(path.read_text())
+    return record_of(only_run(runs))
 
 
 def test_run_directory_holds_what_the_design_says(finished_run: Path) -> None:
@@ -45,7 +44,7 @@ def test_run_directory_holds_what_the_design_says(finished_run: Path) -> None:
 
 
 def test_record_holds_metrics_with_intervals_and_provenance(finished_run: Path) -> None:
-    record = json.loads((finished_run / "run.json").read_text())
+    record = record_of(finished_run)
     assert record["status"] == "finished"
     for split, count in (("val", 143), ("test", 359)):
         accuracy = record["metrics"][split]["accuracy"]
@@ -68,18 +67,12 @@ def test_record_holds_metrics_with_intervals_and_provenance(finished_run: Path) 
 
 
 def test_metrics_file_has_a_row_per_validation_and_one_test(finished_run: Path) -> None:
-    header, *rows = (finished_run / "metrics.csv").read_text().splitlines()
-    columns = header.split(",")
-    values = [dict(zip(columns, row.split(","), strict=True)) for row in rows]
-    assert sum(bool(row["val/accuracy"]) for row in values) == 2
-    assert sum(bool(row["test/accuracy"]) for row in values) == 1
-    assert sum(bool(row["train/loss"]) for row in values) == 4  # 40 steps, one in 10
+    counts = {"val/accuracy": 2, "test/accuracy": 1, "train/loss": 4}  # 40 steps, one in 10
+    assert {name: len(logged(finished_run, name)) for name in counts} == counts
 
 
 def test_closing_table_fits_and_says_what_matters(finished_run: Path, capsys) -> None:
-    from project.training.results import closing_table
-
-    record = json.loads((finished_run / "run.json").read_text())
+    record = record_of(finished_run)
     lines = closing_table(record, Path("runs/name")).splitlines()
     assert all(len(line) <= 80 for line in lines)
     for word in ("validation accuracy", "test accuracy", "95 %", "parameters", "images/s",
@@ -97,7 +90,7 @@ def test_checkpoint_reloads_alone_and_safely_with_equal_predictions(finished_run
     task.eval()
     with torch.no_grad():
         right = sum((task(x).argmax(1) == y).sum().item() for x, y in data.test_dataloader())
-    record = json.loads((finished_run / "run.json").read_text())
+    record = record_of(finished_run)
     assert right == record["metrics"]["test"]["accuracy"]["right"]
     content = torch.load(path, weights_only=True)
     assert content["ImageData"]["sha256"] == record["data"]["sha256"]
@@ -111,7 +104,7 @@ def test_checkpoint_reloads_alone_and_safely_with_equal_predictions(finished_run
 def test_saved_configuration_repeats_the_run_exactly(finished_run: Path, tmp_path: Path) -> None:
     config = str(finished_run / "config.yaml")
     assert command(["--config", config, "--runs_dir", str(tmp_path / "again")]) == 0
-    (again,) = (tmp_path / "again").iterdir()
+    again = only_run(tmp_path / "again")
     assert (again / "metrics.csv").read_text() == (finished_run / "metrics.csv").read_text()
     assert (
         yaml.safe_load((again / "config.yaml").read_text())["model"]
@@ -123,10 +116,7 @@ def test_weight_averaging_tests_the_best_checkpoint_and_not_the_last_average(tmp
     average = ["--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.5"]
     record = run_of([*average, "--trainer.max_epochs=3", "--best.monitor=val/loss",
                      "--best.mode=max"], tmp_path / "runs")  # fmt: skip
-    (directory,) = (tmp_path / "runs").iterdir()
-    header, *rows = (directory / "metrics.csv").read_text().splitlines()
-    column = header.split(",").index("val/loss")
-    losses = [float(row.split(",")[column]) for row in rows if row.split(",")[column]]
+    losses = logged(only_run(tmp_path / "runs"), "val/loss")
     assert max(losses) != losses[-1]  # the worst by loss is the "best" asked for
     assert record["metrics"]["val"]["loss"]["value"] == pytest.approx(max(losses), rel=1e-6)
 
@@ -145,18 +135,18 @@ def test_two_processes_measure_the_same_test_set(tmp_path) -> None:
                  "--data.batch_size=32"]  # fmt: skip
     result = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]
-    (path,) = (tmp_path / "runs").glob("*/run.json")  # one directory for both processes
-    record = json.loads(path.read_text())
+    directory = only_run(tmp_path / "runs")  # for both processes
+    record = record_of(directory)
     assert record["metrics"]["test"]["accuracy"]["count"] == 359
-    outcomes = load_outcomes(path.parent, "test")  # in the order of the data, of no process
+    outcomes = load_outcomes(directory, "test")  # in the order of the data, of no process
     _, test = Digits().load(tmp_path)
     assert outcomes["labels"].tolist() == test.labels.tolist()
 
-    checkpoint = path.parent / "checkpoints" / "best.ckpt"
+    checkpoint = directory / "checkpoints" / "best.ckpt"
     task = ImageClassification.load_from_checkpoint(
         checkpoint, weights_only=True, map_location="cpu"
     )
-    data = ProjectCLI(["--config", str(path.parent / "config.yaml")]).datamodule
+    data = ProjectCLI(["--config", str(directory / "config.yaml")]).datamodule
     data.setup("test")
     with torch.no_grad():
         right = sum((task.eval()(x).argmax(1) == y).sum().item() for x, y in data.test_dataloader())
@@ -204,23 +194,7 @@ def test_a_run_without_a_validation_says_so(tmp_path, capsys) -> None:
     arguments = [*SHORT, "--runs_dir", str(tmp_path / "runs"), "--trainer.max_epochs=1"]
     assert command([*arguments, "--trainer.check_val_every_n_epoch=2"]) == 2
     assert "20 steps were taken without a validation" in capsys.readouterr().err
-    (path,) = (tmp_path / "runs").glob("*/run.json")
-    assert json.loads(path.read_text())["status"] == "failed"
-
-
-@pytest.mark.slow
-def test_torchrun_ends_like_a_single_process(tmp_path) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    arguments = [*torchrun, "-m", "project.train", *SHORT, "--trainer.max_epochs=1",
-                 "--runs_dir", str(tmp_path / "runs"), "--trainer.devices=2",
-                 "--trainer.strategy=ddp", "--data.batch_size=32"]  # fmt: skip
-    result = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr[-3000:]
-    (path,) = (tmp_path / "runs").glob("*/run.json")
-    record = json.loads(path.read_text())
-    assert record["status"] == "finished"
-    assert record["hardware"]["processes"] == 2
-    assert record["metrics"]["test"]["accuracy"]["count"] == 359
+    assert record_of(only_run(tmp_path / "runs"))["status"] == "failed"
 
 
 def test_the_users_checkpoint_callback_does_not_replace_the_best(tmp_path) -> None:
@@ -230,33 +204,8 @@ def test_the_users_checkpoint_callback_does_not_replace_the_best(tmp_path) -> No
     assert record["best_checkpoint"] == "checkpoints/best.ckpt"
 
 
-def test_a_task_and_data_of_ones_own_need_none_of_our_methods(tmp_path, monkeypatch) -> None:
-    (tmp_path / "own.py").write_text(
-        "import torch\n"
-        "from lightning.pytorch import LightningDataModule, LightningModule\n"
-        "class OwnTask(LightningModule):\n"
-        "    def __init__(self):\n"
-        "        super().__init__()\n"
-        "        self.layer = torch.nn.Linear(3, 1)\n"
-        "    def training_step(self, batch, batch_idx):\n"
-        "        return self.layer(batch['x']).square().mean()\n"
-        "    def validation_step(self, batch, batch_idx):\n"
-        "        self.log('val/accuracy', 0.5)\n"
-        "    def test_step(self, batch, batch_idx):\n"
-        "        self.log('test/accuracy', 0.25)\n"
-        "    def configure_optimizers(self):\n"
-        "        return torch.optim.SGD(self.parameters(), lr=0.1)\n"
-        "class OwnData(LightningDataModule):\n"
-        "    def batches(self):\n"
-        "        assert self.trainer is not None\n"
-        "        return torch.utils.data.DataLoader([{'x': torch.ones(3)}] * 4, batch_size=2)\n"
-        "    train_dataloader = val_dataloader = test_dataloader = batches\n"
-    )
-    monkeypatch.syspath_prepend(str(tmp_path))
-    (tmp_path / "own.yaml").write_text(
-        "model: own.OwnTask\ndata: own.OwnData\nbest: {monitor: val/accuracy, mode: max}\n"
-    )
-    record = run_of(["--config", str(tmp_path / "own.yaml")], tmp_path / "runs")
+def test_a_task_and_data_of_ones_own_need_none_of_our_methods(own_experiment, tmp_path) -> None:
+    record = run_of(["--config", own_experiment], tmp_path / "runs")
     assert record["metrics"]["test"]["accuracy"] == 0.25
 
 
@@ -266,10 +215,6 @@ def test_help_is_one_screen(capsys) -> None:
 
 
 def test_every_example_of_the_help_parses(monkeypatch, stand_in_data) -> None:
-    import shlex
-
-    from project.configuration import CONFIGS
-
     monkeypatch.chdir(CONFIGS.parent)
     examples = [line.strip() for line in HELP.splitlines() if line.startswith("  python -m")]
     for example in examples:
@@ -290,12 +235,8 @@ def test_every_example_of_the_help_parses(monkeypatch, stand_in_data) -> None:
     ],
 )
 def test_wrong_input_is_one_line_and_leaves_nothing(
-    arguments, says, tmp_path, capsys, monkeypatch
+    arguments, says, tmp_path, capsys, offline
 ) -> None:
-    def offline(*args: object, **kwargs: object) -> None:
-        raise OSError("no network")
-
-    monkeypatch.setattr("torchvision.datasets.utils._urlretrieve", offline)
     assert command(arguments) == 2
     message = capsys.readouterr().err
     assert says in message
@@ -305,16 +246,13 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
 
 
 def test_a_failing_run_says_so_in_its_record(tmp_path, monkeypatch) -> None:
-    from project.tasks.image_classification import ImageClassification
-
     def broken(self: ImageClassification, batch: object, batch_idx: int) -> None:
         raise RuntimeError("a bug in new code")
 
     monkeypatch.setattr(ImageClassification, "training_step", broken)
     with pytest.raises(RuntimeError, match="a bug in new code"):  # with its traceback
         command([*SHORT, "--runs_dir", str(tmp_path / "runs")])
-    (path,) = (tmp_path / "runs").glob("*/run.json")
-    record = json.loads(path.read_text())
+    record = record_of(only_run(tmp_path / "runs"))
     assert record["status"] == "failed"
     assert "a bug in new code" in record["error"]
 
@@ -341,32 +279,5 @@ def test_nothing_of_the_shell_changes_the_result(
     request.addfinalizer(time.tzset)  # after monkeypatch has put TZ back
     runs = tmp_path / "other"
     assert command([*SHORT, "--runs_dir", str(runs), "--trainer.precision", "32-true"]) == 0
-    (again,) = runs.iterdir()
+    again = only_run(runs)
     assert (again / "metrics.csv").read_text() == (finished_run / "metrics.csv").read_text()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("streams", [False, True], ids=["windows", "streams"])
-def test_two_processes_train_and_measure_a_text_as_one_does(tmp_path, streams) -> None:
-    """Global batch k is the same, and so is the mean over its tokens and over the test split."""
-    config = str(CONFIGS / "docs_transformer.yaml")
-    small = ["--config", config, "--model.network", "RNNLanguageModel",
-             "--model.network.width=32", "--model.network.depth=1",
-             "--trainer.max_steps=5", "--trainer.precision=32-true", "--trainer.accelerator=cpu",
-             "--data.cache_dir", str(tmp_path / "cache"), f"--data.streams={streams}",
-             "--data.eval_batch_size=6", "--model.sample_tokens=0"]  # fmt: skip
-    one = ["--trainer.devices=1", "--data.batch_size=4", "--data.eval_batch_size=12"]
-    two = ["--trainer.devices=2", "--data.batch_size=2", "--trainer.strategy=ddp"]
-    losses, outcomes = [], []
-    for i, options in enumerate((one, two)):
-        runs = tmp_path / f"runs{i}"
-        command = [sys.executable, "-m", "project.train", *small, *options, "--runs_dir", str(runs)]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        assert result.returncode == 0, result.stderr[-3000:]
-        (path,) = runs.glob("*/run.json")
-        losses.append(json.loads(path.read_text())["metrics"]["test"]["loss"])
-        outcomes.append(load_outcomes(path.parent, "test")["losses"])
-    assert losses[0]["count"] == losses[1]["count"]
-    assert losses[0]["value"] == pytest.approx(losses[1]["value"], rel=1e-5)
-    np.testing.assert_allclose(outcomes[0], outcomes[1], rtol=1e-3)  # token by token
-    assert losses[0]["value"] < 5.5  # it has learnt: ln 256 is 5.545

@@ -8,14 +8,9 @@ from typing import Any
 
 import torch
 
+from project.benchmarks.hand_written import configured, device_of, endless, hand_written
 from project.benchmarks.measuring import Figures, Samples, interleaved, seconds_each
-from project.benchmarks.training_step import (
-    configured,
-    device_of,
-    endless,
-    hand_written,
-    trainer_step,
-)
+from project.benchmarks.training_step import trainer_step
 from project.costs.flops import training_flops
 
 COMPUTING = 0.3  # share of the speed of a matrix product from which on a step is bound by it

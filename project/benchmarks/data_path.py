@@ -28,6 +28,7 @@ from project.data.corpora import PythonDocs
 from project.data.images import ImageData
 from project.data.text import TextData
 
+Paths = dict[str, Callable[[], Iterable[Any]]]  # by the name of a row, what makes its batches
 BATCH_SIZE = 128  # of images
 TEXT_SHAPES = ((12, 64), (64, 256))  # (B, T): nanoGPT's on a CPU and on a GPU
 
@@ -56,19 +57,16 @@ def image_paths(rounds: int, seconds: float, count: int) -> list[Figures]:
         ours = random_images(count, channels, size, batch_size=BATCH_SIZE)
         changed = copy.copy(ours)  # the same images
         changed.augment = augment
-        paths: dict[str, Callable[[], Iterable[Any]]] = {
+        paths: Paths = {
             "ours": ours.train_dataloader,
             "torchvision": partial(torchvision_loader, ours, []),
             f"ours, {change} per sample": changed.train_dataloader,
             f"torchvision, {change}": partial(torchvision_loader, ours, [transform]),
         }
         rows = list(paths)
-        samples = interleaved(
-            rounds, {row: partial(rate, path, seconds) for row, path in paths.items()}
-        )
         pairs = {"ratio": (rows[0], rows[1]), f"ratio, {change}": (rows[2], rows[3])}
         what = f"training data of {name} ({channels} x {size} x {size}, batch {BATCH_SIZE})"
-        found.append(Figures(what, "images per CPU second", samples, ratios(samples, pairs)))
+        found.append(compared(what, "images", paths, pairs, rounds, seconds))
     return found
 
 
@@ -76,7 +74,7 @@ def torchvision_loader(ours: ImageData, first: list[Any]) -> DataLoader[Any]:
     from torchvision import transforms
 
     train = ours.splits["train"]
-    normalise = transforms.Normalize(ours.mean.div(255).tolist(), ours.std.div(255).tolist())  # type: ignore[union-attr]
+    normalise = transforms.Normalize(ours.mean.div(255).tolist(), ours.std.div(255).tolist())
     change = transforms.Compose([*first, transforms.ToTensor(), normalise])
     dataset = torchvision_set(train.images[:2500], train.labels[:2500], change)
     return DataLoader(dataset, batch_size=BATCH_SIZE, shuffle=True)
@@ -107,7 +105,8 @@ def torchvision_set(images: Tensor, labels: Tensor, transform: Any) -> Any:
 
 def text_paths(rounds: int, seconds: float) -> list[Figures]:
     found = []
-    with TemporaryDirectory() as cache:
+    # Windows deletes no file that is mapped into memory.
+    with TemporaryDirectory(ignore_cleanup_errors=True) as cache:
         for rows, length in TEXT_SHAPES:
             ours = TextData(
                 PythonDocs(), context_length=length, batch_size=rows, seed=0, cache_dir=cache
@@ -117,7 +116,7 @@ def text_paths(rounds: int, seconds: float) -> list[Figures]:
             tokens = ours.splits["train"]
             batches = len(ours.train_dataloader())
             windows = TokenWindows(tokens, length)
-            paths: dict[str, Callable[[], Iterable[Any]]] = {
+            paths: Paths = {
                 "ours": ours.train_dataloader,
                 "nanoGPT's get_batch": partial(
                     nanogpt_batches, Path(tokens.filename), rows, length, batches
@@ -126,14 +125,23 @@ def text_paths(rounds: int, seconds: float) -> list[Figures]:
                     DataLoader, windows, batch_size=rows, shuffle=True
                 ),
             }
-            samples = interleaved(
-                rounds, {row: partial(rate, path, seconds) for row, path in paths.items()}
-            )
-            names = list(paths)
-            pairs = {f"ours / {name}": (names[0], name) for name in names[1:]}
+            pairs = {f"ours / {name}": ("ours", name) for name in list(paths)[1:]}
             what = f"training data of PythonDocs (bytes, batch {rows} x {length})"
-            found.append(Figures(what, "tokens per CPU second", samples, ratios(samples, pairs)))
+            found.append(compared(what, "tokens", paths, pairs, rounds, seconds))
     return found
+
+
+def compared(
+    what: str,
+    unit: str,
+    paths: Paths,
+    pairs: dict[str, tuple[str, str]],
+    rounds: int,
+    seconds: float,
+) -> Figures:
+    measures = {row: partial(rate, path, seconds) for row, path in paths.items()}
+    samples = interleaved(rounds, measures)
+    return Figures(what, f"{unit} per CPU second", samples, ratios(samples, pairs))
 
 
 def nanogpt_batches(

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from project.benchmarks.hand_written import plain_step
 from project.benchmarks.measuring import Figures, device, interleaved, ratios, seconds_each
 from project.benchmarks.synthetic import random_images, random_tokens, text_of
-from project.benchmarks.training_step import plain_step
 from project.costs.flops import training_flops
 from project.data.loader import SeededLoader
 from project.models.transformer import GPT
@@ -48,7 +48,8 @@ def image_growth(rounds: int, sizes: tuple[int, ...]) -> Figures:
 
 
 def token_growth(rounds: int, sizes: tuple[int, ...]) -> Figures:
-    with TemporaryDirectory() as folder:
+    # Windows deletes no file that is mapped into memory.
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         loaders = {
             f"{size:,} tokens": text_of(
                 random_tokens(Path(folder, str(size)), size), context_length=256, batch_size=64

@@ -92,8 +92,7 @@ def seconds_each(action: Callable[[], Any], times: int, warm_up: int = 3) -> flo
 
 def machine() -> dict[str, Any]:
     """Return what the figures were measured on."""
-    from project.distributed.processes import usable_cores
-    from project.training.run_directory import cpu_name
+    from project.hardware import cpu_name, usable_cores
 
     return {
         "cpu": cpu_name(),

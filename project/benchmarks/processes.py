@@ -17,7 +17,7 @@ import torch.distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from project.benchmarks.measuring import Figures, Samples, synchronize
-from project.distributed.processes import usable_cores
+from project.hardware import usable_cores
 from project.messages import RunError
 from project.models.cnn import CNN
 
@@ -62,12 +62,9 @@ def together(count: int, rounds: int, steps: int) -> dict[str, list[float]]:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
         members = []
         for rank in range(count):
-            log = Path(folder, f"{rank}.txt").open("w")  # noqa: SIM115 - the process has it
             arguments = [*command, str(rank), str(rounds), str(steps)]
-            members.append(
-                subprocess.Popen(arguments, env=environment, stdout=log, stderr=log, text=True)
-            )
-            log.close()
+            with Path(folder, f"{rank}.txt").open("wb") as log:
+                members.append(subprocess.Popen(arguments, env=environment, stdout=log, stderr=log))
         try:
             deadline = time.monotonic() + TIMEOUT_SECONDS
             # Where one has failed, the others would wait for it.
@@ -81,7 +78,8 @@ def together(count: int, rounds: int, steps: int) -> dict[str, list[float]]:
             for member in members:
                 member.kill()
                 member.wait()
-        lines = [Path(folder, f"{rank}.txt").read_text().splitlines() for rank in range(count)]
+        logs = [Path(folder, f"{rank}.txt").read_bytes() for rank in range(count)]
+        lines = [log.decode(errors="replace").splitlines() for log in logs]
         if any(codes):
             failed = next(rank for rank, code in enumerate(codes) if code)
             last = lines[failed][-1] if lines[failed] else f"exit code {codes[failed]}"

@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from project.benchmarks.hand_written import plain_step
 from project.benchmarks.measuring import (
     Figures,
     device,
@@ -21,7 +22,6 @@ from project.benchmarks.measuring import (
     seconds_each,
     switched,
 )
-from project.benchmarks.training_step import plain_step
 from project.models.cnn import CNN, ConvBlock
 from project.models.transformer import GPT
 
@@ -126,25 +126,29 @@ def variant(
 
 def layouts(rounds: int, steps: int) -> Figures:
     """Compare channels first and last of three plain convolutions; `models.CNN` is always last."""
-    measures = {}
     formats = {"first": torch.contiguous_format, "last": torch.channels_last}
-    for name, layout in formats.items():
-        torch.manual_seed(0)
-        blocks = [ConvBlock(3, 32), nn.MaxPool2d(2), ConvBlock(32, 64), nn.MaxPool2d(2)]
-        network = nn.Sequential(*blocks, ConvBlock(64, 64), nn.Flatten(), nn.Linear(4096, 10))
-        network.to(device(), memory_format=layout)  # type: ignore[call-overload]
-        images = torch.randn(64, 3, 32, 32, device=device()).to(memory_format=layout)
-        labels = torch.arange(64, device=device()) % 10
-        step = partial(plain_step(network, torch.optim.AdamW(network.parameters())), images, labels)
-        measures[f"channels {name}"] = partial(image_time, step, steps)
+    measures = {
+        f"channels {name}": variant(
+            Workload("", "image", 64, partial(convolutions, form), partial(colour_batch, form)),
+            steps,
+        )
+        for name, form in formats.items()
+    }
     samples = interleaved(rounds, measures)
     quotient = ratios(samples, {"last / first": ("channels last", "channels first")})
     what = "layout of three convolutions (32, 64, 64 channels, batch 64 of 3 x 32 x 32)"
     return Figures(what, "microseconds per image", samples, quotient)
 
 
-def image_time(step: Callable[[], None], steps: int) -> float:
-    return 1e6 * seconds_each(step, steps, 1) / 64
+def convolutions(layout: torch.memory_format) -> nn.Module:
+    blocks = [ConvBlock(3, 32), nn.MaxPool2d(2), ConvBlock(32, 64), nn.MaxPool2d(2)]
+    network = nn.Sequential(*blocks, ConvBlock(64, 64), nn.Flatten(), nn.Linear(4096, 10))
+    return network.to(memory_format=layout)
+
+
+def colour_batch(layout: torch.memory_format, size: int) -> tuple[Tensor, Tensor]:
+    images = torch.randn(size, 3, 32, 32, device=device()).to(memory_format=layout)
+    return images, torch.arange(size, device=device()) % 10
 
 
 def matmul_precision(name: str) -> AbstractContextManager[None]:

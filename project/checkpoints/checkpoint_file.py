@@ -29,6 +29,7 @@ from torch import Tensor
 
 from project.checkpoints.former_names import with_current_paths
 from project.messages import RunError, UsageError
+from project.whole_files import put_in_place
 
 MARK = b"sha256:"  # begins the comment; the hash follows in hexadecimal
 COMMENT_BYTES = len(MARK) + 64
@@ -67,7 +68,7 @@ def write(content: dict[str, Any], path: Path, previous: Path | None = None) -> 
             return
         if previous is not None and path.exists():
             keep_as(path, previous)
-        temporary.replace(path)
+        put_in_place(temporary, path)
         fsync_directory(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -102,9 +103,9 @@ def keep_as(path: Path, previous: Path) -> None:
     try:
         os.link(path, link)
     except OSError:  # a file system without hard links: for a moment there is no file at `path`
-        path.replace(previous)
+        put_in_place(path, previous)
         return
-    link.replace(previous)
+    put_in_place(link, previous)
     link.unlink(missing_ok=True)  # a rename between two names of one file does nothing
 
 

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from project.distributed.processes import largest_of_all
 from project.distributed.sharding import whole
 from project.messages import RunError
 
@@ -195,12 +196,3 @@ def wait_for_children(trainer: Trainer) -> None:
     for process in started:
         atexit.register(process.wait, timeout=60)
     started.clear()
-
-
-def largest_of_all(trainer: Trainer, numbers: list[int]) -> list[int]:
-    """Return the largest of each number over all processes."""
-    if trainer.world_size == 1:
-        return numbers
-    mine = torch.tensor(numbers, device=trainer.strategy.root_device)
-    largest: Tensor = trainer.strategy.reduce(mine, reduce_op="max")
-    return largest.tolist()

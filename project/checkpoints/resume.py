@@ -14,11 +14,12 @@ from filelock import FileLock, Timeout
 from project.checkpoints.checkpoint_file import newest
 from project.checkpoints.former_names import with_current_paths
 from project.checkpoints.loading import check_classes
-from project.checkpoints.run_files import lost
+from project.checkpoints.run_files import shorter_files
 from project.comparison.configurations import flat
-from project.configuration import ProjectCLI
+from project.configuration import ProjectCLI, complete_config
+from project.distributed.processes import process_rank
 from project.messages import UsageError, warn
-from project.training.run_directory import code_patch, git, process_rank, provenance
+from project.provenance import code_patch, git, provenance
 
 # Keys whose value may change and leave every number as it was.
 HARMLESS = {
@@ -141,13 +142,7 @@ def open_run(directory: Path, allowed: list[str]) -> StoppedRun:
     Raises:
         UsageError: If it cannot be gone on with.
     """
-    try:
-        record = json.loads((directory / "run.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UsageError(
-            f"{str(directory / 'run.json')!r} is damaged ({error}); mend it, or repeat the run: "
-            f"--config {directory / 'config.yaml'}"
-        ) from error
+    record = read_record(directory)
     checkpoint, content, damage = newest(directory / "checkpoints", process_rank() == 0)
     if process_rank() == 0:
         for text in damage:
@@ -158,7 +153,7 @@ def open_run(directory: Path, allowed: list[str]) -> StoppedRun:
             f"repeat it: --config {directory / 'config.yaml'}"
         )
     point = content.get("resume", {})
-    if shorter := lost(directory, point.get("files", {})):
+    if shorter := shorter_files(directory, point.get("files", {})):
         raise UsageError(
             f"{', '.join(shorter)} of {str(directory)!r} have lost what was logged before the "
             f"checkpoint; put them back, or repeat the run: --config {directory / 'config.yaml'}"
@@ -180,6 +175,21 @@ def open_run(directory: Path, allowed: list[str]) -> StoppedRun:
     )
 
 
+def read_record(directory: Path) -> dict[str, Any]:
+    """Return what `run.json` holds.
+
+    Raises:
+        UsageError: If it is damaged.
+    """
+    try:
+        return json.loads((directory / "run.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(
+            f"{str(directory / 'run.json')!r} is damaged ({error}); mend it, or repeat the run: "
+            f"--config {directory / 'config.yaml'}"
+        ) from error
+
+
 def changes(run: StoppedRun, cli: ProjectCLI) -> dict[str, tuple[Any, Any]]:
     """Return {key: (value of the run, value now)} of the configuration.
 
@@ -197,10 +207,6 @@ def completed(config: str, cli: ProjectCLI) -> str:
         file = Path(scratch, "config.yaml")
         file.write_text(config, encoding="utf-8")
         return complete_config(cli.parsed(["--config", str(file)]))
-
-
-def complete_config(cli: ProjectCLI) -> str:
-    return cli.parser.dump(cli.config, skip_unset=False)
 
 
 def is_longer(key: str, before: Any, now: Any) -> bool:
@@ -251,7 +257,7 @@ def check_possible(run: StoppedRun, changed: dict[str, tuple[Any, Any]]) -> None
 
 def other_surroundings(run: StoppedRun) -> list[str]:
     """Return what is not as it was around the run, and may change the last bits of numbers."""
-    now = provenance([])
+    now = provenance()
     found = []
     for part in ("versions", "hardware"):
         for name, value in now[part].items():

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from project.comparison.runs import Group, identity_of_data, name_of_data
-from project.comparison.statistics import (
+from project.comparison.outcomes import Outcomes, load_outcomes
+from project.comparison.runs import Group, Run, identity_of_data, name_of_data
+from project.comparison.significance import (
     Comparison,
     block_means,
     holm,
@@ -15,7 +16,6 @@ from project.comparison.statistics import (
     paired,
     seed_interval,
 )
-from project.training.outcomes import Outcomes, load_outcomes
 
 LESS_IS_BETTER = ("loss", "bits_per_byte", "perplexity")
 
@@ -40,10 +40,11 @@ class Board:
     """The groups that were measured on the same data, the best by validation first.
 
     Attributes:
-        data: Name of the data.
+        data: Name of the data, and of a task of one's own.
         metric: By which they are ranked.
         split: `test`, or `val` where nothing was tested.
         groups: Best first.
+        is_text: Whether the examples are the tokens of a text, and losses are in nats.
         against_first: Of all but the first, how the first compares; None where the outcomes are not
             on disk, or not of the same examples.
         adjusted: Their p-values, adjusted for their number (Holm).
@@ -53,21 +54,38 @@ class Board:
     metric: str
     split: str
     groups: list[Group]
+    is_text: bool = False
     against_first: dict[int, Comparison | None] = field(default_factory=dict)
     adjusted: dict[int, float] = field(default_factory=dict)
 
 
 def leaderboards(groups: list[Group]) -> list[Board]:
-    """Return a board for each data, in the order in which they were first trained on."""
-    by_data: dict[str, list[Group]] = {}
+    """Return a board for each data and task, in the order in which they were first trained on."""
+    by_data: dict[tuple[str, str], list[Group]] = {}
     for group in groups:
-        by_data.setdefault(identity_of_data(group.newest.record.get("data", {})), []).append(group)
-    names = [name_of_data(found[0].newest.record.get("data", {})) for found in by_data.values()]
+        identity = identity_of_data(group.newest.record.get("data", {}))
+        by_data.setdefault((identity, own_task(group.newest)), []).append(group)
+    names = [
+        name_of_data(found[0].newest.record.get("data", {})) + (task and f", {task}")
+        for (_, task), found in by_data.items()
+    ]
     boards = []
-    for (identity, found), name in zip(by_data.items(), names, strict=True):
+    for ((identity, _), found), name in zip(by_data.items(), names, strict=True):
         is_unique = names.count(name) == 1
         boards.append(board_of(name if is_unique else f"{name} {identity[-8:]}", found))
     return boards
+
+
+def own_task(run: Run) -> str:
+    """Return the name of a task that measures other things than classes or tokens, else ""."""
+    if is_text(run) or run.value("val", "accuracy") is not None:
+        return ""
+    model = run.config.get("model") or {}
+    return str(model.get("class_path", "")).rpartition(".")[2]
+
+
+def is_text(run: Run) -> bool:
+    return "corpus" in run.record.get("data", {})
 
 
 def board_of(name: str, groups: list[Group]) -> Board:
@@ -85,7 +103,7 @@ def board_of(name: str, groups: list[Group]) -> Board:
     against = {i: compare(ranked[0], of_first, ranked[i], split) for i in range(1, len(ranked))}
     known = {i: found.p_value for i, found in against.items() if found is not None}
     adjusted = dict(zip(known, holm(list(known.values())), strict=True))
-    return Board(name, metric, split, ranked, against, adjusted)
+    return Board(name, metric, split, ranked, is_text(ranked[0].newest), against, adjusted)
 
 
 def metric_of(groups: list[Group]) -> str:
@@ -136,16 +154,16 @@ def compare(first: Group, of_first: list[Outcomes], second: Group, split: str) -
         return None
     if all("predicted" in found for found in everything):
         return compare_images(*outcomes)
-    if any("predicted" in found for found in everything):
-        return None
     data = [
         run.record.get("data", {}).get("sha256") for group in (first, second) for run in group.runs
     ]
     if any(hashes != data[0] for hashes in data):
-        return None  # other tokens
+        return None  # other examples or tokens
     if len({len(found["losses"]) for found in everything}) > 1:
         return None  # a part of the split
     losses = [np.stack([f["losses"] for f in group]).astype(np.float64) for group in outcomes]
+    if not is_text(first.newest):
+        return paired(-losses[0], -losses[1], "examples")
     first_means, second_means = (block_means(values) for values in losses)
     num_blocks = first_means.shape[1]
     size = losses[0].shape[1] // num_blocks

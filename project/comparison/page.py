@@ -4,26 +4,18 @@ from collections import Counter
 from datetime import datetime
 from html import escape
 
-from project.comparison.configurations import differing, flat
-from project.comparison.curves import Curve, colour_of, plot, read_curve
-from project.comparison.leaderboard import Board, figure_of
-from project.comparison.runs import Group
-from project.comparison.tables import (
-    NAMES,
+from project.comparison.cells import (
     NOTES,
-    code_of,
+    cells,
     command_of,
-    energy_of,
+    differences,
     left_out_in_words,
-    runs_in_words,
-    seconds_of,
-    shown,
-    shown_interval,
-    throughput_of,
-    typed,
-    value_of,
+    title_of,
     verdict,
 )
+from project.comparison.curves import Curve, colour_of, plot, read_curve
+from project.comparison.leaderboard import Board
+from project.comparison.runs import Group
 from project.web_page import page, table
 
 STYLE = """\
@@ -53,14 +45,13 @@ def page_of(boards: list[Board], left_out: Counter[str]) -> str:
 
 def section(board: Board) -> str:
     """Return the ranks on one data set, with curves, differences and commands."""
-    metric = NAMES.get(board.metric, board.metric)
     return "\n".join(
         [
-            f"<section><h2>{escape(board.data)}: {escape(metric)}</h2>",
+            f"<section><h2>{escape(title_of(board))}</h2>",
             f'<div class="scroll">{ranks(board)}</div>',
             f'<div class="curves">{curves(board)}</div>',
             *sureness(board),
-            *differences(board),
+            *differing_keys(board),
             commands(board),
             "</section>",
         ]
@@ -68,27 +59,11 @@ def section(board: Board) -> str:
 
 
 def ranks(board: Board) -> str:
-    head = ["experiment", "runs", "validation", "test", "95 % interval", "p (1 differs)"]
-    head += ["parameters", "training", "throughput", "energy", "code"]
-    rows = []
-    for i, group in enumerate(board.groups):
-        val, last = (figure_of(group, split, board.metric) for split in ("val", board.split))
-        rows.append(
-            [
-                f"{swatch(i)}{i + 1}. {escape(group.name)}",
-                runs_in_words(group),
-                shown(val, board.metric),
-                shown(last, board.metric) if board.split == "test" else "none",
-                shown_interval(last.interval if last else None, board.metric),
-                f"{board.adjusted[i]:.2g}" if i in board.adjusted else "",
-                f"{group.newest.record.get('parameters', 0):,}",
-                f"{seconds_of(group):,.0f} s",
-                throughput_of(group),
-                energy_of(group),
-                escape(code_of(group)),
-            ]
-        )
-    return table(head, rows)
+    found = [cells(board, i) for i in range(len(board.groups))]
+    rows = [list(map(escape, row.values())) for row in found]
+    for i, row in enumerate(rows):
+        row[0] = f"{swatch(i)}{i + 1}. {row[0]}"
+    return table(list(found[0]), rows)
 
 
 def swatch(rank: int) -> str:
@@ -123,17 +98,15 @@ def sureness(board: Board) -> list[str]:
     return [f"<h3>Is the first better?</h3><ul>{''.join(lines)}</ul>"] if lines else []
 
 
-def differences(board: Board) -> list[str]:
+def differing_keys(board: Board) -> list[str]:
     """Return what is not the same in the configurations."""
-    configs = [group.newest.recipe for group in board.groups]
-    keys = differing(configs)
-    if not keys:
+    found = differences(board)
+    if not found:
         return []
-    flattened = [flat(config) for config in configs]
-    head = ["key", *(f"{swatch(i)}{i + 1}" for i in range(len(configs)))]
-    rows = [[escape(typed(key)), *(escape(value_of(c, key)) for c in flattened)] for key in keys]
+    head = ["key", *(f"{swatch(i)}{i + 1}" for i in range(len(board.groups)))]
+    rows = [[escape(key), *map(escape, values)] for key, values in found]
     return [
-        f"<details><summary>What differs: {len(keys)} keys</summary>"
+        f"<details><summary>What differs: {len(found)} keys</summary>"
         f'<div class="scroll">{table(head, rows)}</div></details>'
     ]
 

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from project.checkpoints.resume_point import of_all_processes
 from project.costs.grid import data_file, grid_of
+from project.distributed.processes import of_all_processes
 from project.messages import warn
 
 READ_SECONDS = 15.0  # a counter of RAPL runs over after minutes
@@ -102,9 +102,7 @@ class EnergyMeter(Callback):
         self.stop()
         self.ask_other_nodes(trainer)
 
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, *_: Any) -> None:
         self.stop()
 
     def stop(self) -> None:
@@ -264,7 +262,7 @@ def processor_name() -> str:
     Raises:
         LookupError: Where the system does not say it.
     """
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     raise LookupError("no model name in /proc/cpuinfo")

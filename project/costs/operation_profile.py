@@ -25,16 +25,12 @@ class OperationProfile(Callback):
         self.profiler: profile | None = None
         self.batches = 0  # since the start
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         if self.batches == self.after and trainer.is_global_zero:
             self.profiler = profile()
             self.profiler.start()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         self.batches += 1
         if self.batches == self.after + self.steps:
             self.write(Path(trainer.default_root_dir))
@@ -51,5 +47,5 @@ class OperationProfile(Callback):
         on_gpu = any(entry.device_time_total for entry in found)
         order = "self_device_time_total" if on_gpu else "self_cpu_time_total"
         table = found.table(sort_by=order, row_limit=self.rows, max_name_column_width=60)
-        (directory / "operations.txt").write_text(table)
+        (directory / "operations.txt").write_text(table, encoding="utf-8")
         self.profiler = None

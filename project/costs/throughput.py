@@ -14,8 +14,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.profilers import Profiler
 from torch import Tensor, nn
 
-from project.checkpoints.run_files import MetricsFile
 from project.costs.flops import peak_flops, training_flops, without_numbers
+from project.tracking.metrics_file import MetricsFile
 
 ACTIONS = {  # of Lightning, and the part of a batch's time that they are
     "[_TrainingEpochLoop].train_dataloader_next": "data",
@@ -127,9 +127,7 @@ class Throughput(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.go_on()
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, *_: Any) -> None:
         self.go_on()  # after a validation within the epoch
 
     def on_train_batch_end(

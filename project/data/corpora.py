@@ -161,7 +161,8 @@ def text_files(path: Path) -> list[Path]:
             f"the text corpus {str(path)!r} is not there; give a text file or a folder of .txt "
             "files (--data.corpus.path)"
         )
-    files = sorted(f for f in path.rglob("*") if f.suffix.lower() == ".txt" and f.is_file())
+    files = [f for f in path.rglob("*") if f.suffix.lower() == ".txt" and f.is_file()]
+    files.sort(key=lambda file: file.parts)  # as paths, Windows would sort A and a alike
     if not files:
         raise ValueError(
             f"the text corpus {str(path)!r} is a folder without any .txt file; rename your texts "

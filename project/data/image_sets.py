@@ -15,34 +15,47 @@ from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from project.data import idx
 from project.data.download import fetch
-
-if TYPE_CHECKING:
-    from PIL import Image
+from project.data.image_files import read_image
 
 TEST_SPLIT_SEED = 0  # of the sets that have no official test split
 
 
 @dataclass
 class LabelledImages:
-    """One split: `images` uint8 (N, C, H, W) and `labels` int64 (N,) in [0, K)."""
+    """One split: square `images` uint8 (N, C, H, W) and `labels` int64 (N,) in [0, K).
+
+    Raises:
+        ValueError: If they are something else.
+    """
 
     images: Tensor
     labels: Tensor
+
+    def __post_init__(self) -> None:
+        check_tensor("images", self.images, torch.uint8, 4, "(N, C, H, W)")
+        check_tensor("labels", self.labels, torch.int64, 1, "(N,)")
+        shape = tuple(self.images.shape)
+        if shape[2] != shape[3]:
+            raise ValueError(
+                f"images {shape} are not square (N, C, H, W); where channels are last, "
+                "images.permute(0, 3, 1, 2) puts them first"
+            )
+        if len(self.labels) != shape[0]:
+            raise ValueError(f"{shape[0]} images have {len(self.labels)} labels")
 
 
 class ImageSet(ABC):
     """What `ImageData` needs to know of a set of images."""
 
-    class_names: tuple[str, ...]
+    class_names: tuple[str, ...] = ()
 
     def download(self, root: Path) -> None:  # noqa: B027 - most sets need none
         """Fetch what is missing below `root`; called once, on one process.
@@ -103,17 +116,9 @@ class FashionMNIST(ImageSet):
     """70,000 grey 28 x 28 pictures of clothes; official test split (Xiao et al. 2017)."""
 
     class_names = (
-        "T-shirt",
-        "trousers",
-        "pullover",
-        "dress",
-        "coat",
-        "sandal",
-        "shirt",
-        "sneaker",
-        "bag",
-        "ankle boot",
-    )
+        "T-shirt", "trousers", "pullover", "dress", "coat",
+        "sandal", "shirt", "sneaker", "bag", "ankle boot",
+    )  # fmt: skip
 
     def download(self, root: Path) -> None:
         download_idx("FashionMNIST", root)
@@ -183,17 +188,8 @@ class CIFAR10(ImageSet):
     """60,000 colour 32 x 32 photographs (Krizhevsky 2009); official test split of 10,000."""
 
     class_names = (
-        "airplane",
-        "automobile",
-        "bird",
-        "cat",
-        "deer",
-        "dog",
-        "frog",
-        "horse",
-        "ship",
-        "truck",
-    )
+        "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+    )  # fmt: skip
 
     def download(self, root: Path) -> None:
         from torchvision import datasets
@@ -268,7 +264,8 @@ class ImageFolder(ImageSet):
     def read(self, folder: Path) -> LabelledImages:
         files, labels = [], []
         for label, name in enumerate(self.class_names):
-            found = sorted((folder / name).rglob("*"))
+            # As paths, Windows would sort A and a alike.
+            found = sorted((folder / name).rglob("*"), key=lambda path: path.parts)
             found = [path for path in found if path.suffix.lower() in self.suffixes]
             if not found:
                 raise ValueError(f"ImageFolder: no images in {str(folder / name)!r}")
@@ -279,49 +276,6 @@ class ImageFolder(ImageSet):
             decoded = pool.map(lambda f: read_image(f, self.image_size, self.in_channels)[0], files)
             images = torch.stack(list(decoded))
         return LabelledImages(images, torch.tensor(labels))
-
-
-def read_image(path: Path, image_size: int, in_channels: int) -> tuple[Tensor, str]:
-    """Return an image file as a network reads it, and what the file was, such as `640x480 RGBA`.
-
-    uint8 (C, image_size, image_size): turned as its EXIF says, transparent parts on white, 16 bits
-    scaled to 8, resized so that its shorter side is `image_size`, cut to the central square. Of
-    several pictures in a file, the first.
-
-    Raises:
-        ValueError: If it cannot be read, with the reason.
-    """
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as opened:
-            was = f"{opened.width}x{opened.height} {opened.mode}"
-            image = ImageOps.exif_transpose(opened)
-            if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-                image = eight_bits(np.asarray(image))
-            elif image.has_transparency_data:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            image = image.convert("L" if in_channels == 1 else "RGB")
-    except Exception as error:  # Pillow has many for a damaged file, such as struct.error
-        reason = getattr(error, "strerror", None) or str(error).partition(" '")[0]
-        raise ValueError(f"{str(path)!r} is not a readable image: {reason}") from error
-    square = ImageOps.fit(image, (image_size, image_size))
-    pixels = torch.from_numpy(np.array(square))  # (H, W) or (H, W, C)
-    return pixels.view(image_size, image_size, in_channels).permute(2, 0, 1), was
-
-
-def eight_bits(values: NDArray[Any]) -> "Image.Image":
-    """Return grey values of more than 8 bits as an image of 8.
-
-    White is 1 where all are fractions in [0, 1], 255 where no number is larger, else 65,535; of
-    unsigned 16 bits always 65,535.
-    """
-    from PIL import Image
-
-    whites = {"f": (1, 255), "u": ()}.get(values.dtype.kind, (255,))
-    white = next((limit for limit in whites if values.max() <= limit), 65535)
-    return Image.fromarray((values.clip(0, white) * (255 / white)).round().astype(np.uint8))
 
 
 def stratified_sample(labels: Tensor, fraction: float, seed: int) -> Tensor:
@@ -356,10 +310,20 @@ def stratified_folds(labels: Tensor, num_folds: int, seed: int) -> Tensor:
     return folds
 
 
+def check_tensor(name: str, values: Any, dtype: torch.dtype, ndim: int, shape: str) -> None:
+    """Refuse what is no tensor of a type and number of dimensions."""
+    if not isinstance(values, Tensor):
+        raise ValueError(f"{name} must be a tensor, and not {type(values).__name__}")
+    if values.dtype != dtype or values.ndim != ndim:
+        found = f"{values.dtype} {tuple(values.shape)}"
+        raise ValueError(f"{name} must be {dtype} {shape}, and are {found}")
+
+
 def take_split(
     images: Tensor, labels: Tensor, test: Tensor
 ) -> tuple[LabelledImages, LabelledImages]:
     """Return (the other images, those at the indices `test`)."""
+    LabelledImages(images, labels)  # refuses others
     is_train = torch.ones(len(labels), dtype=torch.bool)
     is_train[test] = False
     train_split = LabelledImages(images[is_train], labels[is_train])

@@ -7,6 +7,7 @@ Shape letters: B batch, C channels, H height, W width, K classes.
 """
 
 import hashlib
+from functools import partial
 from typing import Any
 
 import torch
@@ -58,6 +59,9 @@ class ImageData(LightningDataModule):
         mean, std: Of the training pixels in [0, 255], float32 (C,); after `setup`.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         dataset: ImageSet,
@@ -96,8 +100,6 @@ class ImageData(LightningDataModule):
         self.root = data_root(root)
         self.num_workers = num_workers
         self.splits: dict[str, LabelledImages] = {}
-        self.hashes: dict[str, str] = {}
-        self.mean: Tensor | None = None  # measured in `setup`, or those of a checkpoint
 
     def prepare_data(self) -> None:  # on one process
         self.dataset.download(self.root)
@@ -106,30 +108,35 @@ class ImageData(LightningDataModule):
         if self.splits:
             return
         everything, test = self.dataset.load(self.root)
-        class_names = self.dataset.class_names
-        fewest_to_train = self.num_folds or 2
-        for split, labels, fewest in (
-            ("training", everything.labels, fewest_to_train),
-            ("test", test.labels, 1),
-        ):
-            counts = torch.bincount(labels, minlength=len(class_names)).tolist()
-            for name, count in zip(class_names, counts, strict=True):
-                if count < fewest:
-                    raise ValueError(
-                        f"class {name!r} of {type(self.dataset).__name__} has {count} {split} "
-                        f"images where at least {fewest} are needed; add images or drop the class"
-                    )
+        self.class_names = self.dataset.class_names
+        self.check_labels("training", everything.labels, fewest=self.num_folds or 2)
+        self.check_labels("test", test.labels, fewest=1)
         val_indices = self.validation_images(everything.labels)
         train, val = take_split(everything.images, everything.labels, val_indices)
         self.splits = {"train": train, "val": val, "test": test}
         self.hashes = {name: content_hash(split) for name, split in self.splits.items()}
         self.hashes["val_indices"] = hashlib.sha256(val_indices.numpy().tobytes()).hexdigest()
 
-        self.class_names = self.dataset.class_names
         self.num_classes = len(self.class_names)
         self.in_channels, self.image_size = train.images.shape[1:3]
-        if self.mean is None:
+        if not hasattr(self, "mean"):  # else a checkpoint has brought those of its images
             self.mean, self.std = pixel_statistics(train.images)
+
+    def check_labels(self, split: str, labels: Tensor, fewest: int) -> None:
+        first, last = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
+        if not 0 <= first <= last < len(self.class_names):
+            raise ValueError(
+                f"labels of {type(self.dataset).__name__} run from {first} to {last}, and it has "
+                f"{len(self.class_names)} class_names; a label is the place of its class there, "
+                "from 0"
+            )
+        counts = torch.bincount(labels, minlength=len(self.class_names)).tolist()
+        for name, count in zip(self.class_names, counts, strict=True):
+            if count < fewest:
+                raise ValueError(
+                    f"class {name!r} of {type(self.dataset).__name__} has {count} {split} "
+                    f"images where at least {fewest} are needed; add images or drop the class"
+                )
 
     def validation_images(self, labels: Tensor) -> Tensor:
         """Return the sorted indices of the training images that are held out."""
@@ -139,7 +146,7 @@ class ImageData(LightningDataModule):
         return (folds == self.fold).nonzero().flatten()
 
     def train_dataloader(self) -> SeededLoader[ImageBatch]:
-        return self.loader("train", self.batch_size)
+        return self.loader("train", self.batch_size, is_training=True)
 
     def val_dataloader(self) -> SeededLoader[ImageBatch]:
         return self.evaluation_loader("val")
@@ -154,16 +161,9 @@ class ImageData(LightningDataModule):
         """Return all of `split` (train, val or test) in order, as it is evaluated."""
         return self.loader(split, self.eval_batch_size, is_training=False)
 
-    def loader(
-        self, split: str, batch_size: int, is_training: bool | None = None
-    ) -> SeededLoader[ImageBatch]:
-        """Return the batches of `split` (train, val or test) for this process.
-
-        Args:
-            is_training: Shuffle and augment; by default the training split alone.
-        """
+    def loader(self, split: str, batch_size: int, is_training: bool) -> SeededLoader[ImageBatch]:
+        """Return the batches of `split` for this process; to train, shuffled and augmented."""
         data = self.splits[split]
-        is_training = split == "train" if is_training is None else is_training
         num_workers = self.num_workers if is_training else 0
         rank, world_size = 0, 1
         if self.trainer is not None:
@@ -195,15 +195,14 @@ class ImageData(LightningDataModule):
             shuffle=is_training,
             rank=rank,
             world_size=world_size,
-            position=(lambda: train_position(self.trainer)) if is_training else lambda: (0, 0),
+            position=partial(train_position, self.trainer if is_training else None),
             num_workers=num_workers,
         )
 
     @property
     def scale_and_offset(self) -> Tensor:
         """Return what `normalise_` takes, float32 (2, C, 1, 1)."""
-        assert self.mean is not None
-        return torch.stack([1 / self.std, -self.mean / self.std])[:, :, None, None]
+        return normalisation(self.mean, self.std)
 
     def describe(self) -> dict[str, Any]:
         """Return what a run's record holds: the set, its sizes, and SHA-256 of each split."""
@@ -213,7 +212,7 @@ class ImageData(LightningDataModule):
             "classes": list(self.class_names),
             "image_size": self.image_size,
             "in_channels": self.in_channels,
-            "mean": self.mean.tolist() if self.mean is not None else None,
+            "mean": self.mean.tolist(),
             "std": self.std.tolist(),
             "sha256": self.hashes,
         }
@@ -230,6 +229,11 @@ class ImageData(LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Normalise as the training images of a checkpoint were, whatever images are open."""
         self.mean, self.std = torch.tensor(state_dict["mean"]), torch.tensor(state_dict["std"])
+
+
+def normalisation(mean: Tensor, std: Tensor) -> Tensor:
+    """Return float32 (2, C, 1, 1) by which pixels get mean 0 and deviation 1; both are (C,)."""
+    return torch.stack([1 / std, -mean / std])[:, :, None, None]
 
 
 def normalise_(images: Tensor, scale_and_offset: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Shape letters: B batch, T time, V vocabulary, n tokens of a split.
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,19 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from project.checkpoints.hyper_parameters import save_plain_hyperparameters
+from project.data.cleaning import Cleaning, clean, decoded, no_counts
 from project.data.corpora import Corpus, Document
 from project.data.download import data_root
 from project.data.loader import IGNORED, PADDING, SeededLoader, derived_seed, train_position
-from project.data.token_files import (
-    Cleaning,
-    Preparation,
-    TokenFile,
-    clean,
-    decoded,
-    no_counts,
-    prepare,
-    token_cache,
-)
+from project.data.token_files import Preparation, TokenFile, prepare, token_cache
 from project.data.tokenization import ByteTokenizer, Tokenizer
 
 Indices = NDArray[np.int64]
@@ -158,7 +151,7 @@ class TextData(LightningDataModule):
             self.train_dataloader()  # refuses a text that is too short for its streams
 
     def train_dataloader(self) -> SeededLoader[TokenBatch]:
-        return self.loader("train", self.batch_size)
+        return self.loader("train", self.batch_size, is_training=True)
 
     def val_dataloader(self) -> SeededLoader[TokenBatch]:
         return self.evaluation_loader("val")
@@ -173,14 +166,10 @@ class TextData(LightningDataModule):
         """Return every token of `split` (train, val or test) in order, as it is evaluated."""
         return self.loader(split, self.eval_batch_size, is_training=False)
 
-    def loader(
-        self, split: str, batch_size: int, is_training: bool | None = None
-    ) -> SeededLoader[TokenBatch]:
-        """Return the batches of `split` (train, val or test) for this process.
+    def loader(self, split: str, batch_size: int, is_training: bool) -> SeededLoader[TokenBatch]:
+        """Return the batches of `split` for this process.
 
-        Args:
-            is_training: Shuffle and leave out what fills no window; by default the training split
-                alone.
+        To train, windows are whole, and shuffled but for streams; else every token is in one.
 
         Raises:
             ValueError: If there is no such split, or too little text for the streams.
@@ -190,7 +179,6 @@ class TextData(LightningDataModule):
             remedy = f"set --data.{split}_fraction above {fraction}" if split != "train" else ""
             raise ValueError(f"the data have no {split} split: {remedy or 'give a longer text'}")
         tokens = self.splits[split]
-        is_training = split == "train" if is_training is None else is_training
         trainer = self.trainer
         rank, world_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
         rows = batch_size * world_size
@@ -218,7 +206,7 @@ class TextData(LightningDataModule):
             shuffle=is_training and not self.streams,
             rank=rank,
             world_size=world_size,
-            position=(lambda: train_position(trainer)) if is_training else lambda: (0, 0),
+            position=partial(train_position, trainer if is_training else None),
             num_workers=self.num_workers if is_training else 0,
         )
 
@@ -246,7 +234,7 @@ class TextData(LightningDataModule):
             )
         if not text:
             raise ValueError("the prompt has no tokens and at least one is needed")
-        return [int(token) for token in self.tokenizer.encode(text)]
+        return self.tokenizer.encode(text).tolist()
 
     def document_tokens(self, document: Document, encoding: str) -> tuple[NDArray[Any], int]:
         """Return the tokens (n,) of another text, cleaned as the corpus was; needs no `setup`.
@@ -256,7 +244,7 @@ class TextData(LightningDataModule):
         Raises:
             ValueError: If it cannot be decoded, or has fewer than two tokens.
         """
-        blocks = decoded(document, encoding, lambda stage, num_bytes: None)
+        blocks = decoded(document, encoding)
         text = "".join(clean(blocks, self.preparation.cleaning, no_counts()))
         tokens = self.tokenizer.encode(text)
         if len(tokens) < 2:
@@ -268,15 +256,11 @@ class TextData(LightningDataModule):
 
     def describe(self) -> dict[str, Any]:
         """Return what a run's record holds: the corpus, its sizes and hashes."""
+        kept = ("vocab_size", "tokens", "bytes", "characters", "made_from", "sha256")
         return {
             "corpus": type(self.corpus).__name__,
             "tokenizer": type(self.tokenizer).__name__,
-            "vocab_size": self.vocab_size,
-            "tokens": self.info["tokens"],
-            "bytes": self.info["bytes"],
-            "characters": self.info["characters"],
-            "made_from": self.info["made_from"],
-            "sha256": self.info["sha256"],
+            **{key: self.info[key] for key in kept},
         }
 
     def summary(self) -> str:

@@ -6,6 +6,7 @@ Shape letters: V vocabulary, n tokens of a text.
 """
 
 import codecs
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -18,7 +19,7 @@ UNKNOWN = "\ufffd"  # what stands for a character that is not in the vocabulary
 
 
 class Tokenizer(ABC):
-    """Turns text into tokens.
+    """Turns text into tokens; keeps each argument of its constructor as an attribute.
 
     Attributes:
         vocabulary: The bytes of each token; empty before `fit` for those that learn theirs.
@@ -48,16 +49,15 @@ class Tokenizer(ABC):
         """Return the bytes of each token: 0 for one that says nothing of what it stands for."""
         return [len(token) for token in self.vocabulary]
 
-    @abstractmethod
     def options(self) -> dict[str, Any]:
         """Return the constructor's arguments: they decide, with the text, what `fit` learns."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `fit` learned, in numbers and strings."""
         return {}
 
-    @abstractmethod
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - bytes need none
         """Become the tokenizer that returned `state`."""
 
 
@@ -69,12 +69,6 @@ class ByteTokenizer(Tokenizer):
 
     def encode(self, text: str) -> Tokens:
         return np.frombuffer(text.encode(), np.uint8)
-
-    def options(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
 
 
 class CharTokenizer(Tokenizer):
@@ -104,9 +98,6 @@ class CharTokenizer(Tokenizer):
 
     def byte_counts(self) -> list[int]:
         return [0, *super().byte_counts()[1:]]
-
-    def options(self) -> dict[str, Any]:
-        return {}
 
     def state_dict(self) -> dict[str, Any]:
         return {"characters": self.characters}
@@ -158,9 +149,6 @@ class BPETokenizer(Tokenizer):
         encoded = self.bpe.encode_batch_fast(lines(text))
         return np.array([token for line in encoded for token in line.ids], np.int64)
 
-    def options(self) -> dict[str, Any]:
-        return {"vocab_size": self.vocab_size}
-
     def state_dict(self) -> dict[str, Any]:
         return {"tokenizer": self.bpe.to_str()}
 
@@ -177,9 +165,8 @@ class BPETokenizer(Tokenizer):
 
 def lines(text: str) -> list[str]:
     """Split after every newline and nowhere else."""
-    pieces = [piece + "\n" for piece in text.split("\n")]
-    pieces[-1] = pieces[-1][:-1]
-    return pieces if pieces[-1] else pieces[:-1]
+    *whole, rest = text.split("\n")
+    return [f"{line}\n" for line in whole] + ([rest] if rest else [])
 
 
 def byte_of_character() -> dict[str, int]:

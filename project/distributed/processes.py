@@ -6,14 +6,23 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.distributed
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, DistributedSampler
 
 from project.data.loader import SeededLoader
+from project.hardware import usable_cores
 from project.messages import UsageError, warn
+
+
+def process_rank() -> int:
+    """Return the rank of this process, read from the launcher's variables before a Trainer is."""
+    return int(getattr(rank_zero_only, "rank", 0))
 
 
 def launched() -> tuple[str, int, int] | None:
@@ -110,12 +119,6 @@ def cores_of_a_process(processes: int) -> int:
     return cores if is_bound else max(1, cores // processes)
 
 
-def usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def step_of_processes(trainer: Trainer, data: Any) -> str:
     """Return, for a person, how many rows an optimizer step takes, if that is not the batch size.
 
@@ -136,6 +139,24 @@ def step_of_processes(trainer: Trainer, data: Any) -> str:
         f"a step is {' x '.join(parts)} = {batch * factor:,}; a learning rate chosen for {batch} "
         f"would be x {factor} (SGD) or x {factor**0.5:.2f} (Adam), and is left as it is"
     )
+
+
+def largest_of_all(trainer: Trainer, numbers: list[int]) -> list[int]:
+    """Return the largest of each number over all processes."""
+    if trainer.world_size == 1:
+        return numbers
+    mine = torch.tensor(numbers, device=trainer.strategy.root_device)
+    largest: Tensor = trainer.strategy.reduce(mine, reduce_op="max")
+    return largest.tolist()
+
+
+def of_all_processes(trainer: Trainer, state: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the states of all processes, in the order of their ranks."""
+    if trainer.world_size == 1:
+        return [state]
+    states: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(states, state)
+    return states
 
 
 class SharedData(Callback):

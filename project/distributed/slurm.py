@@ -7,19 +7,17 @@ looks for its checkpoint in `default_root_dir`, which is another one for every r
 handlers save half a step: `trainer.py` leaves them out.)
 """
 
-import json
 import multiprocessing
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from project.checkpoints.interruption import Stopped
-from project.comparison.runs import directories
+from project.comparison.runs import directories, read_run
+from project.distributed.processes import process_rank
 from project.messages import warn
-from project.training.run_directory import process_rank
 
 INTERACTIVE = ("bash", "interactive")  # names of jobs that Lightning leaves alone, too
 
@@ -58,22 +56,13 @@ def begun_before(runs_dir: Path, command: str) -> Path | None:
     if here is None or here["restarts"] == 0 or "PROJECT_REPETITION" in os.environ:
         return None
     found = None
-    for directory, record in records(runs_dir):
-        began = record.get("slurm") or here
+    for run in filter(None, map(read_run, directories([runs_dir]))):
+        began = run.record.get("slurm") or here
         is_of_this_job = (began["cluster"], began["job"]) == (here["cluster"], here["job"])
         is_earlier = began["restarts"] < here["restarts"]
-        if is_of_this_job and is_earlier and record.get("command") == command:
-            found = directory  # the newest: their names begin with the time
+        if is_of_this_job and is_earlier and run.record.get("command") == command:
+            found = run.directory  # the newest: their names begin with the time
     return found
-
-
-def records(runs_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield (directory, record) of every run whose record can be read, in the order of names."""
-    for directory in directories([runs_dir]):
-        try:
-            yield directory, json.loads((directory / "run.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
 
 
 def requeue_after(error: BaseException) -> None:

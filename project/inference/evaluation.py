@@ -1,6 +1,7 @@
 """What a checkpoint measures on a split, with the data inside it or with others."""
 
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,12 @@ from project.checkpoints.loading import (
     imports_limited_to,
     rebuild,
 )
-from project.checkpoints.whole_files import replace_text
+from project.comparison.outcomes import load_outcomes, save_outcomes
 from project.configuration import changed_data
 from project.messages import UsageError
-from project.training.outcomes import load_outcomes, save_outcomes
+from project.provenance import provenance
 from project.training.progress import progress_display
-from project.training.run_directory import finite, provenance
+from project.whole_files import replace_json
 
 DATA = LightningDataModule.CHECKPOINT_HYPER_PARAMS_KEY
 PLACES = ("root", "cache_dir")  # of the data, which may be elsewhere on another machine
@@ -31,10 +32,10 @@ PLACES = ("root", "cache_dir")  # of the data, which may be elsewhere on another
 def evaluate(
     run: str,
     split: str | None = None,
-    changes: list[str] | None = None,
+    changes: Sequence[str] = (),
     device: str = "auto",
     precision: str | None = None,
-    allowed: list[str] | None = None,
+    allowed: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Measure a checkpoint, and return what `evaluation.json` holds of it.
 
@@ -51,44 +52,63 @@ def evaluate(
     """
     path = checkpoint_of(run)
     content = read(path)
-    notes = use_other_data(content, changes or [], allowed or [])
-    task, data = rebuild(content, allowed or [])
+    notes = use_other_data(content, [*changes], [*allowed])
+    task, data = rebuild(content, [*allowed])
     if data is None:
         raise UsageError(
             f"{str(path)!r} does not say which data it was trained on: it was not written by "
             "Trainer.fit(task, datamodule=...)"
         )
-    try:
-        data.prepare_data()
-        data.setup("validate" if split == "val" else "test")
-        split = split or ("test" if "test" in getattr(data, "splits", ("test",)) else "val")
-        if hasattr(task, "check_data"):
-            check_sizes(task, data)
-        trained_in = precision_of(content)
-        trainer = evaluator(device, precision or trained_in)
-    except (ValueError, OSError, MisconfigurationException) as error:
-        raise UsageError(str(error)) from error
+    trained_in = precision_of(content)
+    used = precision or trained_in
+    split, trainer = made_ready(task, data, split, device, used)
     metrics = measure(trainer, task, data, split)
     trained_on = content.get(type(data).__qualname__, {})
     described = data.describe() if hasattr(data, "describe") else {}
     is_same = same_examples(trained_on, described, split)
-    notes += differences(trained_on, described, split, is_same)
-    as_in_training = not changes and precision in (None, trained_in)
-    origin = provenance([])
-    del origin["command"]
+    is_repeated = bool(is_same and not changes and used == trained_in)
     return {
-        **origin,
+        **provenance(),
         "checkpoint": str(path),
         "checkpoint_sha256": sha256_of(path),
         "step": content["global_step"],
         "split": split,
-        "precision": precision or trained_in,
+        "precision": used,
         "metrics": {split: metrics},
         "data": described,
         "is_training_data": is_same,
-        "notes": notes,
-        "outcomes": getattr(task, "outcomes", {}) if is_same and as_in_training else {},
+        "notes": notes + differences(trained_on, described, split, is_same),
+        "outcomes": getattr(task, "outcomes", {}) if is_repeated else {},
     }
+
+
+def made_ready(
+    task: Any, data: LightningDataModule, split: str | None, device: str, precision: str
+) -> tuple[str, Trainer]:
+    """Open the data; return the split to measure, and a Trainer that measures and keeps nothing.
+
+    Raises:
+        UsageError: If they cannot be opened, do not suit the network, or there is no such device.
+    """
+    display = progress_display()
+    try:
+        data.prepare_data()
+        data.setup("validate" if split == "val" else "test")
+        if hasattr(task, "check_data"):
+            check_sizes(task, data)
+        trainer = Trainer(
+            accelerator=device,
+            devices=1,
+            precision=precision,  # type: ignore[arg-type]
+            logger=False,
+            callbacks=[display],
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=isinstance(display, ProgressBar),
+        )
+    except (ValueError, OSError, MisconfigurationException) as error:
+        raise UsageError(str(error)) from error
+    return split or ("test" if "test" in getattr(data, "splits", ("test",)) else "val"), trainer
 
 
 def use_other_data(content: dict[str, Any], changes: list[str], allowed: list[str]) -> list[str]:
@@ -120,21 +140,6 @@ def precision_of(content: dict[str, Any]) -> str:
     """Return the precision that a checkpoint was trained in; full, where it does not say."""
     config = yaml.safe_load(content.get("config", "{}"))
     return str(config.get("trainer", {}).get("precision") or "32-true")
-
-
-def evaluator(device: str, precision: str) -> Trainer:
-    """Return a Trainer that measures, and keeps nothing."""
-    display = progress_display()
-    return Trainer(
-        accelerator=device,
-        devices=1,
-        precision=precision,  # type: ignore[arg-type]
-        logger=False,
-        callbacks=[display],
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=isinstance(display, ProgressBar),
-    )
 
 
 def measure(
@@ -219,8 +224,7 @@ def keep(path: Path | None, run: str, found: dict[str, Any]) -> None:
     """
     outcomes, split = found.pop("outcomes"), found["split"]
     if path is not None:
-        text = json.dumps([*earlier(path), finite(found)], indent=2, allow_nan=False)
-        replace_text(path, text + "\n")
+        replace_json(path, [*earlier(path), found])
     is_run = not is_address(run) and (folder_of(run) / "run.json").is_file()
     if is_run and outcomes and not load_outcomes(folder_of(run), split):
         save_outcomes(folder_of(run), split, outcomes)

@@ -15,13 +15,14 @@ from torch import Tensor
 from project.checkpoints.checkpoint_file import read
 from project.checkpoints.loading import checkpoint_of, on_device, rebuild
 from project.data.corpora import Document
-from project.data.image_sets import read_image
-from project.data.images import normalise_
+from project.data.image_files import read_image
+from project.data.images import normalisation, normalise_
 from project.data.loader import IGNORED
 from project.data.text import Streams, TextData, Windows, take_windows
+from project.intervals import mean_interval
 from project.messages import UsageError
 from project.tasks.language_modeling import token_losses
-from project.training.intervals import mean_interval
+from project.tasks.sizes import is_classifier
 
 IMAGES_OF_A_BATCH = 256
 
@@ -89,7 +90,7 @@ class ImageModel:
         self.image_size: int = data.get("image_size") or network.image_size
         self.in_channels: int = data.get("in_channels") or network.in_channels
         mean, std = torch.tensor(data["mean"]), torch.tensor(data["std"])
-        self.scale_and_offset = torch.stack([1 / std, -mean / std])[:, :, None, None].to(device)
+        self.scale_and_offset = normalisation(mean, std).to(device)
         colour = "grey" if self.in_channels == 1 else "colour"
         self.read_as = f"{self.image_size}x{self.image_size} {colour}"
 
@@ -205,11 +206,16 @@ def model_of(
     content = read(path)
     task, data = rebuild(content, allowed)
     kept = content.get(type(data).__qualname__, {})
-    if isinstance(data, TextData):
+    if isinstance(data, TextData) and hasattr(task, "read"):
         return TextModel(task, data, device, encoding)
-    if "classes" in kept and hasattr(task, "network"):
+    if (
+        "classes" in kept
+        and hasattr(task, "network")
+        and is_classifier(task.network, kept["classes"])
+    ):
         return ImageModel(task, kept, device, invert)
     raise UsageError(
-        f"{str(path)!r} was not trained on ImageData or TextData, so what its inputs mean is not "
-        "known; load it in Python with load_from_checkpoint"
+        f"{type(task).__name__} in {str(path)!r} gives neither classes of ImageData nor losses of "
+        "TextData, so what it says of a file is not known; load it in Python with "
+        f"{type(task).__name__}.load_from_checkpoint"
     )

@@ -25,10 +25,8 @@ def recurrent_layer(cell: Cell) -> type[nn.RNN | nn.GRU | nn.LSTM]:
 
 
 @torch.no_grad()
-def initialise_recurrence(recurrent: nn.Module) -> None:
+def initialise_recurrence(recurrent: nn.RNNBase) -> None:
     """Make recurrent weights orthogonal, and open the forget gate of an LSTM."""
-    if not isinstance(recurrent, nn.RNNBase):
-        return
     width = recurrent.hidden_size
     for name, parameter in recurrent.named_parameters():
         if name.startswith("weight_hh"):  # one square matrix a gate
@@ -136,8 +134,10 @@ class RNNLanguageModel(nn.Module):
         self.dropout, self.weight_drop, self.tied = dropout, weight_drop, tied
         self.embedding = nn.Embedding(vocab_size, width)
         layer = recurrent_layer(cell)
-        self.layers = nn.ModuleList(layer(width, width, batch_first=True) for _ in range(depth))
-        self.layers.apply(initialise_recurrence)
+        layers = [layer(width, width, batch_first=True) for _ in range(depth)]
+        for recurrent in layers:
+            initialise_recurrence(recurrent)
+        self.layers = nn.ModuleList(layers)
         self.head = nn.Linear(width, vocab_size)
         nn.init.zeros_(self.head.bias)
         # The loss starts at ln V: a gain of 0 does for a shared matrix what zeros do for its own.
@@ -183,6 +183,7 @@ class RNNLanguageModel(nn.Module):
             ]
             recurrent_weight = F.dropout(layer.weight_hh_l0, self.weight_drop)
             weights = [layer.weight_ih_l0, recurrent_weight, layer.bias_ih_l0, layer.bias_hh_l0]
+            # Has biases, one layer, no dropout, training, one direction, batch first.
             x, *after = function(x, before, weights, True, 1, 0.0, True, False, True)
             return x, torch.cat(after)
         x, last = layer(x, before)

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from project.checkpoints.checkpoint_file import read, sha256_of
 from project.checkpoints.loading import checkpoint_of
 from project.configuration import ProjectCLI
+from project.distributed.processes import process_rank
 from project.messages import UsageError, nearest, warn
 from project.optimization.freezing import freeze, trainable_parameters
-from project.tracking.dashboards import without_home
-from project.training.run_directory import process_rank
+from project.provenance import without_home
 
 TORCHVISION = "torchvision:"  # begins the name of published weights
 MOST_NAMES = 4  # shown of a list
@@ -39,16 +39,6 @@ class Weights:
     file: str
     sha256: str
     meaning: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Match:
-    """Names of tensors that are in a network, in a file, or in both."""
-
-    loaded: list[str]
-    other_shape: list[str]
-    new_here: list[str]
-    not_used: list[str]
 
 
 def prepare_network(cli: ProjectCLI, is_restored: bool) -> dict[str, Any]:
@@ -84,46 +74,31 @@ def load_initial_weights(source: str, network: nn.Module, data: Any) -> dict[str
         UsageError: If there are no such weights, or no matrix of them fits.
     """
     weights = weights_of(source)
-    mine = network.state_dict()
-    found = match(mine, weights.tensors)
+    mine, theirs = network.state_dict(), weights.tensors
+    loaded = [name for name in mine if name in theirs and mine[name].shape == theirs[name].shape]
     # The bias of a head fits wherever the number of classes does, and says nothing.
-    if not any(mine[name].ndim >= 2 for name in found.loaded):
+    if not any(mine[name].ndim >= 2 for name in loaded):
         raise UsageError(
             f"no weight matrix of {weights.file} fits one of {type(network).__name__} by name and "
-            f"shape: there is {shortened(list(weights.tensors))}; here is {shortened(list(mine))}"
+            f"shape: there is {shortened(list(theirs))}; here is {shortened(list(mine))}"
         )
-    network.load_state_dict({n: weights.tensors[n] for n in found.loaded}, strict=False)
-    parameters = dict(network.named_parameters())
-    counts = {
-        "tensors": [len(found.loaded), len(mine)],
-        "parameters": [
-            sum(parameters[n].numel() for n in found.loaded if n in parameters),
-            sum(p.numel() for p in parameters.values()),
-        ],
-    }
-    if process_rank() == 0:
-        print(summary(weights, found, mine, counts), flush=True)
-        for text in doubts(weights, found, network, data):
-            warn(text)
-    lists = {"other_shape": found.other_shape, "new": found.new_here, "not_used": found.not_used}
-    return {
+    network.load_state_dict({name: theirs[name] for name in loaded}, strict=False)
+    sizes = {name: p.numel() for name, p in network.named_parameters()}
+    record = {
         "source": source,
         "file": without_home(weights.file),
         "sha256": weights.sha256,
-        **counts,
-        **lists,
+        "tensors": [len(loaded), len(mine)],
+        "parameters": [sum(sizes.get(name, 0) for name in loaded), sum(sizes.values())],
+        "other_shape": [name for name in mine if name in theirs and name not in loaded],
+        "new": [name for name in mine if name not in theirs],
+        "not_used": [name for name in theirs if name not in mine],
     }
-
-
-def match(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> Match:
-    """Return which tensors of a network a file has, by name and shape."""
-    shared = [name for name in mine if name in theirs]
-    return Match(
-        loaded=[name for name in shared if mine[name].shape == theirs[name].shape],
-        other_shape=[name for name in shared if mine[name].shape != theirs[name].shape],
-        new_here=[name for name in mine if name not in theirs],
-        not_used=[name for name in theirs if name not in mine],
-    )
+    if process_rank() == 0:
+        print(summary(record, weights, mine), flush=True)
+        for text in doubts(weights, loaded, network, data):
+            warn(text)
+    return record
 
 
 def weights_of(source: str) -> Weights:
@@ -137,11 +112,8 @@ def weights_of(source: str) -> Weights:
     file = checkpoint_of(source)
     content = read(file)
     everything = {n: t for n, t in content["state_dict"].items() if isinstance(t, Tensor)}
-    of_network = {  # a task may hold others too, such as those of a metric
-        name.removeprefix("network."): tensor
-        for name, tensor in everything.items()
-        if name.startswith("network.")
-    }
+    prefix = "network."  # a task may hold other tensors too, such as those of a metric
+    of_network = {n.removeprefix(prefix): t for n, t in everything.items() if n.startswith(prefix)}
     meaning: dict[str, Any] = {}
     for state in content.values():  # one of them is that of the data
         if isinstance(state, dict):
@@ -183,29 +155,30 @@ def torchvision_weights(name: str) -> Weights:
     return Weights({f"backbone.{n}": t for n, t in renamed.items()}, str(file), sha256)
 
 
-def summary(
-    weights: Weights, found: Match, mine: dict[str, Tensor], counts: dict[str, list[int]]
-) -> str:
+def summary(record: dict[str, Any], weights: Weights, mine: dict[str, Tensor]) -> str:
     """Return what was loaded and what was not, in lines of 80 columns where names allow."""
 
     def shape(tensor: Tensor) -> str:
         return f"({', '.join(map(str, tensor.shape))})"
 
-    (loaded, tensors), (loaded_parameters, parameters) = counts["tensors"], counts["parameters"]
-    differing = [f"{n} {shape(mine[n])}, there {shape(weights.tensors[n])}"
-                 for n in found.other_shape]  # fmt: skip
+    (loaded, tensors), (loaded_parameters, parameters) = record["tensors"], record["parameters"]
     lines = [
         f"initial weights of {weights.file}:",
         f"  {loaded} of {tensors} tensors ({loaded_parameters:,} of {parameters:,} parameters)",
     ]
-    for title, items in (
-        ("other shape: ", differing),
-        ("new here: ", [f"{name} {shape(mine[name])}" for name in found.new_here]),
-        ("not used: ", found.not_used),
+    differing = [
+        f"{name} {shape(mine[name])}, there {shape(weights.tensors[name])}"
+        for name in record["other_shape"]
+    ]
+    new = [f"{name} {shape(mine[name])}" for name in record["new"]]
+    for title, items, separator in (
+        ("other shape: ", differing, "; "),
+        ("new here: ", new, ", "),
+        ("not used: ", record["not_used"], ", "),
     ):
         if items:
             lines += textwrap.wrap(
-                title + shortened(items, "; " if items is differing else ", "),
+                title + shortened(items, separator),
                 width=80,
                 initial_indent="  ",
                 subsequent_indent="    ",
@@ -221,11 +194,11 @@ def shortened(items: list[str], separator: str = ", ") -> str:
     return separator.join([*items[:MOST_NAMES], *([f"and {more} more"] if more > 0 else [])])
 
 
-def doubts(weights: Weights, found: Match, network: nn.Module, data: Any) -> list[str]:
+def doubts(weights: Weights, loaded: list[str], network: nn.Module, data: Any) -> list[str]:
     """Return what was probably not meant about weights that fit."""
     texts = []
     frozen = [name for name, p in network.named_parameters() if not p.requires_grad]
-    if untrained := [name for name in frozen if name not in found.loaded]:
+    if untrained := [name for name in frozen if name not in loaded]:
         texts.append(f"{shortened(untrained)} will stay at random values: frozen, but not loaded")
     before, tokenizer = weights.meaning, getattr(data, "tokenizer", None)
     if tokenizer and before.get("tokenizer_state", state := tokenizer.state_dict()) != state:
@@ -234,7 +207,7 @@ def doubts(weights: Weights, found: Match, network: nn.Module, data: Any) -> lis
             "token is of another one here"
         )
     classes = list(getattr(data, "class_names", []))
-    has_head = any(name.startswith("head.") for name in found.loaded)
+    has_head = any(name.startswith("head.") for name in loaded)
     if has_head and before.get("classes", classes) != classes:
         texts.append("the loaded head was trained for other classes than there are here")
     return texts

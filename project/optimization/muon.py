@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
 from project.distributed.sharding import sliced, whole
-from project.training.precision import cpu_is_fast_in_bf16
+from project.hardware import cpu_is_fast_in_bf16
 
 
 class MuonAdamW(Optimizer):

@@ -41,9 +41,7 @@ class WarmupDecay(LRScheduler):
     def set_total_steps(self, total_steps: int) -> None:
         """Give the length of the run, before its first step."""
         self.total_steps = total_steps
-        for group, lr in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
-            group["lr"] = lr
-        self._last_lr = self.get_lr()
+        self.set_rates()
 
     def state_dict(self) -> dict[str, Any]:
         # The length is the run's and not the schedule's: a resumed run may be a longer one.
@@ -51,7 +49,11 @@ class WarmupDecay(LRScheduler):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        for group, lr in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
+        self.set_rates()
+
+    def set_rates(self) -> None:
+        self._last_lr = self.get_lr()
+        for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
             group["lr"] = lr
 
     def get_lr(self) -> list[float | Tensor]:
@@ -64,7 +66,7 @@ class WarmupDecay(LRScheduler):
         warmup_steps = self.warmup * self.total_steps
         if step + 1 < warmup_steps:
             return (step + 1) / warmup_steps
-        done = max(0.0, step - warmup_steps) / (self.total_steps - warmup_steps)
-        done = min(1.0, done)
+        done = (step - warmup_steps) / (self.total_steps - warmup_steps)
+        done = min(max(done, 0.0), 1.0)
         left = 1 - done if self.decay == "linear" else (1 + math.cos(math.pi * done)) / 2
         return self.final + (1 - self.final) * left

@@ -11,8 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from project.intervals import Z_95, wilson_interval
 from project.reporting.bootstrap import DRAWS, bootstrap, chunks, interval_95
-from project.training.intervals import Z_95, wilson_interval
+from project.reporting.drawing import as_png, panels
 
 BINS = 15  # of Guo et al. 2017
 COLDEST, HOTTEST = 0.05, 20.0  # temperatures that are looked at
@@ -222,12 +223,8 @@ def reliability_picture(before: Verdicts, after: Verdicts | None, unit: str) -> 
     Args:
         unit: What an example is, in words and in the plural.
     """
-    from matplotlib.figure import Figure
-
-    from project.tracking.pictures import drawn, png
-
-    figure = Figure(figsize=(4.2, 4.6), dpi=150, layout="constrained")
-    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    figure, grid = panels(4.2, 4.6, rows=2, sharex=True, height_ratios=(3, 1))
+    axes, below = grid[:, 0]
     axes.plot([0, 100], [0, 100], color="0.6", linewidth=1, linestyle="--", label="at its word")
     for verdict, colour, label in (
         (after, "tab:orange", "after scaling"),
@@ -246,7 +243,7 @@ def reliability_picture(before: Verdicts, after: Verdicts | None, unit: str) -> 
     below.bar(middles.tolist(), counts.tolist(), width=90 / BINS, color="tab:blue")
     below.set(xlabel="confidence, %", ylabel=unit, yscale="log", xlim=(0, 101.5))
     below.set_ylim(0.7, max(10, 2 * int(counts.max())))
-    return png(drawn(figure))
+    return as_png(figure)
 
 
 def reliability(of: Verdicts) -> tuple[Tensor, Tensor, Tensor, Tensor]:

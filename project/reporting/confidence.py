@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from project.intervals import wilson_interval
 from project.reporting.bootstrap import DRAWS, interval_95
 from project.reporting.calibration import (
     BINS,
@@ -26,7 +27,6 @@ from project.reporting.findings import (
     missing,
     share,
 )
-from project.training.intervals import wilson_interval
 
 SMALL, LARGE = 0.01, 0.05  # ECE that is small whatever its cause, and that is too large
 EXPLAINED = 0.95  # quantile of what chance shows, up to which it explains an ECE
@@ -86,7 +86,6 @@ def confidence_section(
     plot = reliability_picture(before, after, units[0])
     return Section(
         "calibration",
-        "Calibration",
         mark_of(before, chance),
         verdict_of(before, chance, {m.key: m for m in trained + scaled}, units[0]),
         [

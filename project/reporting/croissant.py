@@ -12,13 +12,13 @@ from project.checkpoints.checkpoint_file import sha256_of
 from project.reporting.dataset_card import (
     described,
     facts_of,
-    name_of,
     processing,
     sizes_of,
     splits_words,
 )
 from project.reporting.dataset_facts import LICENCES
 from project.reporting.findings import Section
+from project.reporting.recorded import opened_name
 from project.reporting.subject import Subject
 
 MOST_FILES = 100  # documents that are named one by one
@@ -83,7 +83,7 @@ def croissant(subject: Subject, sections: Sequence[Section]) -> dict[str, Any]:
             "http://mlcommons.org/croissant/1.0",
             "http://mlcommons.org/croissant/RAI/1.0",
         ],
-        "name": name_of(subject),
+        "name": opened_name(subject),
         "description": f"{facts.title}. {splits_words(subject)}{date}",
         "url": facts.url or "TODO",
         "license": LICENCES.get(facts.licence, "unknown: TODO"),
@@ -145,7 +145,7 @@ def source_files(subject: Subject) -> list[dict[str, Any]]:
     if sha256 := getattr(source, "sha256", None):
         says = "The file in scikit-learn, folder datasets/data."
         return [file_object("digits.csv.gz", sha256, None, "application/gzip", says)]
-    folder = Path(subject.data.root) / name_of(subject) / "raw"
+    folder = Path(subject.data.root) / opened_name(subject) / "raw"
     files = sorted(path for path in folder.glob("*-ubyte*") if path.is_file())
     return [
         file_object(path.name, sha256_of(path), path.stat().st_size, form_of(path), "IDX file.")

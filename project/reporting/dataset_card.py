@@ -9,6 +9,7 @@ from typing import Any
 from project.reporting.dataset_facts import KNOWN, LICENCES, NOT_OF_THE_HUB, UNKNOWN, Facts
 from project.reporting.findings import Section
 from project.reporting.markdown import table
+from project.reporting.recorded import opened_name, saved_data
 from project.reporting.subject import Subject
 
 TODO = "**TODO: only a person can say.**"
@@ -19,7 +20,10 @@ SIZES = (
     (1_000_000, "100K<n<1M"),
     (10_000_000, "1M<n<10M"),
 )
-TASKS = {"images": "image-classification", "text": "text-generation"}
+TASKS = {  # as the Hub names them
+    "images": "image-classification",
+    "text": "text-generation",
+}
 
 
 def described(subject: Subject) -> dict[str, Any]:
@@ -28,21 +32,12 @@ def described(subject: Subject) -> dict[str, Any]:
         return {}
     if not subject.closed and hasattr(subject.data, "describe"):
         return dict(subject.data.describe())
-    saved = subject.content.get(type(subject.data).__qualname__, {})
-    return {**saved, **subject.record.get("data", {})}
-
-
-def name_of(subject: Subject) -> str:
-    """Return the class of the set or corpus, such as `MNIST`."""
-    source = getattr(subject.data, "dataset", None) or getattr(subject.data, "corpus", None)
-    if source is None:
-        return "unknown data" if subject.data is None else type(subject.data).__name__
-    return type(source).__name__
+    return {**saved_data(subject), **subject.record.get("data", {})}
 
 
 def facts_of(subject: Subject) -> Facts:
     """Return what is published about the data; of your own, that a person must say it."""
-    name = name_of(subject)
+    name = opened_name(subject)
     nothing = Facts(name, "", UNKNOWN, "say under which licence it may be used", (), TODO)
     return KNOWN.get(name, nothing)
 

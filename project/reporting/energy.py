@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from project.comparison.significance import seed_interval
 from project.costs.energy import PARTS, Meter, gpus_of, kwh_of
 from project.costs.flops import prediction_flops
 from project.costs.grid import grid_of
@@ -25,10 +26,10 @@ from project.reporting.findings import (
     fact,
     missing,
 )
-from project.reporting.identity import config_of
-from project.reporting.subject import BATCH, Subject
+from project.reporting.images.opened import BATCH
+from project.reporting.recorded import config_of
+from project.reporting.subject import Subject
 
-TITLE = "Energy"
 REPETITIONS = 5
 SECONDS = 1.5  # of a repetition
 WINDOWS = 32  # of text that are read at once
@@ -73,7 +74,7 @@ def section(subject: Subject) -> Section:
         Words(SCOPE),
     ]
     mark: Mark = "told" if trained or repeated else "not run"
-    return Section("energy", TITLE, mark, " ".join(verdict), blocks)
+    return Section("energy", mark, " ".join(verdict), blocks)
 
 
 def energy_record(subject: Subject, section: Section) -> dict[str, Any]:
@@ -153,27 +154,18 @@ def of_predictions(
     if problem:
         return [missing("joules_per_1000", title, problem)]
     joules = [JOULES_PER_KWH * kwh_of(used) * 1000 / used["count"] for used in repeated]
-    value, interval = mean_with_interval(joules)
+    value, ends = statistics.fmean(joules), seed_interval(joules)
+    assert ends is not None  # of several repetitions
     grams = grid["grams_per_kwh"] / JOULES_PER_KWH
     counted = sum(used["count"] for used in repeated)
     rate = counted / sum(used["seconds"] for used in repeated)
     how = f"t over {len(repeated)} repetitions of {SECONDS} s"
-    low, high = interval
     return [
-        Measure("joules_per_1000", title, value, "J", counted, interval, how=how),
+        Measure("joules_per_1000", title, value, "J", counted, ends, how=how),
         Measure("gco2e_per_1000", f"CO2e of 1,000 {unit}", grams * value, "g", counted,
-                (grams * low, grams * high), how=how),
+                (grams * ends[0], grams * ends[1]), how=how),
         fact(f"{unit}_per_second", "Speed of it", rate, f"{unit}/s"),
     ]  # fmt: skip
-
-
-def mean_with_interval(values: list[float]) -> tuple[float, tuple[float, float]]:
-    """Return the mean of two or more values and its 95 % interval by Student's t."""
-    from scipy.stats import t
-
-    mean = statistics.fmean(values)
-    half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
-    return mean, (mean - half, mean + half)
 
 
 def operations(subject: Subject, unit: str) -> list[Measure]:

@@ -10,20 +10,116 @@ a curve, R draws of the weights, L levels of a cascade.
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import chain, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from project.comparison.significance import seed_interval
 from project.data.loader import derived_seed
-from project.training.intervals import mean_interval
+from project.intervals import mean_interval
+from project.reporting.findings import Measure
+
+Track = Callable[[Iterable[Any], str], Iterable[Any]]  # shows how far it is
 
 MOST_LEVELS = 6  # of a cascade; deeper networks lose several layers at once
+
+REDRAWS = 3  # of all weights
+RANDOM_ORDERS = 3
 
 # The rule of both sections.
 MOST_RHO = 0.15  # |rank correlation| with random weights, below which a method follows the model
 MOST_ERROR = 0.05  # of completeness, of the difference that is to be explained
+
+
+@dataclass
+class Faithfulness:
+    """What the two tests say of each method.
+
+    Attributes:
+        shares: Of the places that are taken away at each step, (S,).
+        curves: Of `deletion`, and perhaps of `insertion`: for each method and control, (B, S).
+        levels, rho: Of `randomisation_test`.
+    """
+
+    shares: Tensor
+    curves: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    levels: list[int] = field(default_factory=list)
+    rho: dict[str, Tensor] = field(default_factory=dict)
+
+    def gain(
+        self, name: str, control: str = "random", kind: str = "deletion"
+    ) -> tuple[float, tuple[float, float] | None]:
+        """Return by how much the area of a method is better than a control's, with its interval.
+
+        Better is smaller, and larger where places are put back. The interval is over the B
+        examples, paired, by the normal approximation.
+        """
+        areas = [area(self.curves[kind][each], self.shares).double() for each in (name, control)]
+        better = areas[0] - areas[1] if kind == "insertion" else areas[1] - areas[0]  # (B,)
+        return better.mean().item(), mean_interval(better.tolist(), [1] * len(better))
+
+    def is_faster(self, name: str, control: str = "random") -> bool:
+        """Return whether the gain in deletion is one beyond chance: its interval lies above 0."""
+        interval = self.gain(name, control)[1]
+        return interval is not None and interval[0] > 0
+
+    def area(self, name: str, kind: str = "deletion") -> float:
+        return area(self.curves[kind][name], self.shares).mean().item()
+
+    def last_rho(self, name: str) -> float:
+        """Return the rank correlation after all layers were drawn anew."""
+        return mean_over_draws(self.rho[name][:, -1])[0]
+
+    def follows(self, name: str) -> bool:
+        """Return whether a method depends on the weights: what it says of random ones is other."""
+        return abs(self.last_rho(name)) < MOST_RHO
+
+    def rho_measures(self, titles: dict[str, str], seed: int) -> list[Measure]:
+        """Return the rank correlation of each method after all layers were drawn anew."""
+        found = []
+        for name, rho in self.rho.items():
+            value, interval = mean_over_draws(rho[:, -1])
+            constant = int(rho[:, -1].isnan().sum())
+            how = f"Student's t over {len(rho)} draws; {constant} constant, taken as 0"
+            said = f"{titles[name]}: rank correlation after all layers"
+            n = rho.shape[2]
+            found.append(Measure(f"rho_{name}", said, value, "", n, interval, seed, how))
+        return found
+
+
+def removal_curves(
+    score: Callable[[Tensor], Tensor],
+    orders: dict[str, Tensor],
+    removable: Tensor,
+    shares: Tensor,
+    generator: torch.Generator,
+    kinds: Sequence[str],
+    track: Track,
+) -> dict[str, dict[str, Tensor]]:
+    """Return `Faithfulness.curves`: of each order, and of `random`, the mean of several.
+
+    Args:
+        score, removable, shares: As for `removal_curve`.
+        orders: Importance by each method and control, (B, P).
+        kinds: `deletion`, `insertion`, or both.
+    """
+    random = [torch.rand(removable.shape, generator=generator) for _ in range(RANDOM_ORDERS)]
+    every = {name: [order] for name, order in orders.items()} | {"random": random}
+    curves: dict[str, dict[str, Tensor]] = {kind: {} for kind in kinds}
+    for name, several in track(every.items(), "removing what is named first"):
+        for kind in kinds:
+            insert = kind == "insertion"
+            runs = [
+                removal_curve(score, order, removable, shares, generator, insert=insert)
+                for order in several
+            ]
+            curves[kind][name] = torch.stack(runs).mean(dim=0)
+    return curves
 
 
 def removal_curve(
@@ -70,29 +166,12 @@ def area(curve: Tensor, shares: Tensor) -> Tensor:
     return torch.trapezoid(curve, shares, dim=1) / (shares[-1] - shares[0])
 
 
-def gain(
-    curve: Tensor, control: Tensor, shares: Tensor, *, insert: bool = False
-) -> tuple[float, tuple[float, float] | None]:
-    """Return by how much the area of curves (B, S) is better than a control's, with its interval.
-
-    Better is smaller, and larger where places are put back. The interval is over the B examples,
-    paired, by the normal approximation.
-    """
-    better = (area(control, shares) - area(curve, shares)).double() * (-1 if insert else 1)
-    return better.mean().item(), mean_interval(better.tolist(), [1] * len(better))
-
-
-def is_above_0(found: tuple[float, tuple[float, float] | None]) -> bool:
-    """Return whether a gain is one beyond chance: its whole interval lies above 0."""
-    return found[1] is not None and found[1][0] > 0
-
-
 def randomisation_test(
     network: nn.Module,
     attribute: Callable[[nn.Module], dict[str, Tensor]],
     compared: Tensor,
     seeds: Sequence[int],
-    track: Callable[[Iterable[int], str], Iterable[int]] = lambda seeds, _: seeds,
+    track: Track = lambda items, _: items,
 ) -> tuple[list[int], dict[str, Tensor]]:
     """Compare attributions of a network with those of copies whose weights are drawn anew.
 
@@ -191,18 +270,15 @@ def redraw_(module: nn.Module) -> None:
 def rank_correlation(left: Tensor, right: Tensor, compared: Tensor) -> Tensor:
     """Return Spearman's rho of each row over the places in `compared`, (B,) on the CPU.
 
-    NaN where there are fewer than two places, or one side is constant. Equal values share their
-    mean rank.
+    NaN where there are fewer than two places, or one side is constant.
     """
-    from scipy.stats import rankdata
+    from scipy.stats import ConstantInputWarning, spearmanr
 
-    rows = []
-    for a, b, where in zip(left.cpu(), right.cpu(), compared.cpu(), strict=True):
-        pair = [torch.from_numpy(rankdata(values[where].numpy())) for values in (a, b)]
-        centred = [rank - rank.mean() for rank in pair]
-        size = centred[0].norm() * centred[1].norm()
-        rows.append(centred[0] @ centred[1] / size if size > 0 else torch.tensor(math.nan))
-    return torch.stack([row.float() for row in rows])
+    rows = zip(left.cpu().numpy(), right.cpu().numpy(), compared.cpu().numpy(), strict=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConstantInputWarning)
+        found = [spearmanr(a[where], b[where]).statistic for a, b, where in rows]
+    return torch.tensor(found, dtype=torch.float32)
 
 
 def in_words(error: float) -> str:
@@ -218,9 +294,7 @@ def mean_over_draws(values: Tensor) -> tuple[float, tuple[float, float]]:
     Student's t over the draws' means: all examples see the same drawn weights, so they are not
     independent of one another.
     """
-    from scipy.stats import t
-
     means = values.nan_to_num(0.0).mean(dim=1).double()  # (R,)
-    mean, draws = means.mean().item(), len(means)
-    half = float(t.ppf(0.975, draws - 1)) * means.std().item() / math.sqrt(draws)
-    return mean, (mean - half, mean + half)
+    interval = seed_interval(means.tolist())
+    assert interval is not None  # of several draws
+    return means.mean().item(), interval

@@ -6,28 +6,26 @@ Shape letters: B examples, S steps of a curve, R draws of the weights, L levels 
 import torch
 from torch import Tensor
 
-from project.reporting.faithfulness import MOST_RHO
-from project.tracking.pictures import drawn, png
+from project.reporting.drawing import as_png, legend_below, panels
+from project.reporting.faithfulness import MOST_RHO, REDRAWS, Faithfulness
+from project.reporting.findings import Picture
 
 COLOURS = ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#8c564b", "#ff9896")
 
 
 def curves_picture(
-    panels: dict[str, dict[str, Tensor]], shares: Tensor, titles: dict[str, str], controls: set[str]
+    kinds: dict[str, dict[str, Tensor]], shares: Tensor, titles: dict[str, str], controls: set[str]
 ) -> bytes:
     """Draw the mean of curves (B, S) over `shares` (S,), controls dashed, as PNG.
 
     Args:
-        panels: Curves by method, under what the horizontal axis is called.
+        kinds: Curves by method, under what the horizontal axis is called.
         titles: Of the methods, the controls among them.
         controls: Names of those; that called `random` is black.
     """
-    from matplotlib.figure import Figure
-
     percent = 100 * shares.numpy()
-    figure = Figure(figsize=(5, 4.2), dpi=150, layout="constrained")
-    places = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for place, (label, curves) in zip(places, panels.items(), strict=True):
+    figure, grid = panels(5, 4.2, columns=len(kinds), sharey=True)
+    for place, (label, curves) in zip(grid[0], kinds.items(), strict=True):
         colours = iter(COLOURS)
         for name in (name for name in titles if name in curves):
             mean = curves[name].mean(dim=0).numpy()
@@ -36,14 +34,33 @@ def curves_picture(
                 place.plot(percent, mean, "--", color=colour, label=titles[name])
             else:
                 place.plot(percent, mean, color=next(colours), label=titles[name])
-        place.set_xlabel(label, fontsize=9)
-        place.set(ylim=(0, 1.02), xlim=(0, percent[-1]))
-        place.tick_params(labelsize=8)
+        place.set(xlabel=label, ylim=(0, 1.02), xlim=(0, percent[-1]))
         place.grid(alpha=0.3)
-    places[0].set_ylabel("mean probability", fontsize=9)
-    handles, labels = places[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8)
-    return png(drawn(figure))
+    grid[0, 0].set_ylabel("mean probability")
+    legend_below(figure, grid[0, 0])
+    return as_png(figure)
+
+
+def randomisation_picture(
+    name: str, found: Faithfulness, titles: dict[str, str], num_layers: int
+) -> Picture:
+    """Draw how alike attributions stay while more and more layers are drawn anew.
+
+    Args:
+        name: Of the picture.
+        titles: Of the methods.
+        num_layers: Of the network, with weights.
+    """
+    ends = ", ".join(f"{titles[method]} {found.last_rho(method):.2f}" for method in found.rho)
+    return Picture(
+        name,
+        rho_picture(found.levels, found.rho, titles),
+        "Rank correlation of each attribution with that of the same network after its last layers "
+        f"were drawn anew, of {num_layers} with weights; bars reach over the {REDRAWS} draws. At 1 "
+        "nothing has changed: the method did not look at those weights. At 0 nothing is left. The "
+        f"grey band is {MOST_RHO} about 0.",
+        f"After all layers: {ends}.",
+    )
 
 
 def rho_picture(levels: list[int], rho: dict[str, Tensor], titles: dict[str, str]) -> bytes:
@@ -51,10 +68,7 @@ def rho_picture(levels: list[int], rho: dict[str, Tensor], titles: dict[str, str
 
     Bars reach over the R draws; the band is where a method follows the model.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 3.8), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
+    figure, ((axes,),) = panels(5, 3.8)
     axes.axhspan(-MOST_RHO, MOST_RHO, color="0.9")
     for name, colour in zip(titles, COLOURS, strict=False):
         if name not in rho:
@@ -72,10 +86,8 @@ def rho_picture(levels: list[int], rho: dict[str, Tensor], titles: dict[str, str
             capsize=2,
             label=titles[name],
         )
-    axes.set_xlabel("layers drawn anew, from the head down", fontsize=9)
-    axes.set_ylabel("rank correlation with the trained one", fontsize=9)
+    axes.set_xlabel("layers drawn anew, from the head down")
+    axes.set_ylabel("rank correlation with the trained one")
     axes.set_xticks([0, *levels])
-    axes.tick_params(labelsize=8)
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8)
-    return png(drawn(figure))
+    legend_below(figure, axes)
+    return as_png(figure)

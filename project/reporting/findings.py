@@ -16,6 +16,17 @@ MARKS: dict[Mark, str] = {  # in the order of the first screen
     "told": "To know",
     "not run": "Not run",
 }
+SECTIONS = {  # in the order of a report, with their titles
+    "identity": "Identity",
+    "data": "Data",
+    "performance": "Performance",
+    "calibration": "Calibration",
+    "robustness": "Robustness",
+    "out_of_distribution": "Out of distribution",
+    "interpretability": "Interpretability",
+    "energy": "Energy",
+    "limits": "Limits and evidence",
+}
 WITHIN_A_MARK = (  # the order of the first screen; what the model is, is told above it
     "performance",
     "robustness",
@@ -140,18 +151,21 @@ class Section:
     """One question of the report, and its answer.
 
     Attributes:
-        name: As it is chosen by `--sections`.
+        name: Of `SECTIONS`.
         mark: What the first screen says of it; its rule is told in the section's words.
         verdict: The answer in one or two sentences, with its figures.
         seconds: That it took.
     """
 
     name: str
-    title: str
     mark: Mark
     verdict: str
     blocks: list[Block] = field(default_factory=list)
     seconds: float = 0.0
+
+    @property
+    def title(self) -> str:
+        return SECTIONS[self.name]
 
     def measures(self) -> list[Measure]:
         return [m for block in self.blocks if isinstance(block, Figures) for m in block.measures]
@@ -160,14 +174,37 @@ class Section:
         return next((m for m in self.measures() if m.key == key), None)
 
 
-def not_run(name: str, title: str, why: str) -> Section:
+@dataclass
+class Part:
+    """One of several questions of a section.
+
+    Attributes:
+        blocks: That answer it.
+        says: Sentences for the verdict; nothing where it needs none.
+        mark: What it alone would give the section.
+    """
+
+    blocks: list[Block] = field(default_factory=list)
+    says: str = ""
+    mark: Mark = "holds"
+
+
+def section_of(name: str, parts: list[Part], *last: Block) -> Section:
+    """Return a section that is marked as its worst part, of which its verdict tells first."""
+    worst_first = sorted(parts, key=lambda part: ("fails", "caution", "holds").index(part.mark))
+    verdict = " ".join(part.says for part in worst_first if part.says)
+    blocks = [block for part in parts for block in part.blocks]
+    return Section(name, worst_first[0].mark, verdict, [*blocks, *last])
+
+
+def not_run(name: str, why: str) -> Section:
     """Return a section that says why it is empty."""
-    return Section(name, title, "not run", why)
+    return Section(name, "not run", why)
 
 
 def share(key: str, title: str, right: int, n: int, seed: int | None = None) -> Measure:
     """Return the share `right` of `n`, with Wilson's interval."""
-    from project.training.intervals import wilson_interval
+    from project.intervals import wilson_interval
 
     return Measure(key, title, right / n, "%", n, wilson_interval(right, n), seed, "Wilson")
 

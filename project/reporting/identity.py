@@ -3,10 +3,9 @@
 import importlib.metadata
 import platform
 import re
-from typing import Any
 
-import yaml
-
+from project.checkpoints.former_names import with_current_paths
+from project.provenance import code_hash, home_folder
 from project.reporting.findings import (
     Block,
     Figures,
@@ -18,11 +17,16 @@ from project.reporting.findings import (
     fact,
     missing,
 )
-from project.reporting.recorded import is_best
+from project.reporting.recorded import (
+    config_of,
+    config_text,
+    data_name,
+    epochs_done,
+    is_best,
+    trained_on,
+)
 from project.reporting.subject import Subject
-from project.training.run_directory import code_hash, home_folder
 
-NAME, TITLE = "identity", "Identity"
 UNKNOWN = "not known: the checkpoint lies outside of a run directory"
 ANY_HOME = re.compile(r"(?<![\w.-])/(?:home|Users)/[^/\s'\"]+")  # of whoever trained it elsewhere
 RULE = "Nothing is judged here: what the model is, as the checkpoint and its run record it."
@@ -30,8 +34,7 @@ RULE = "Nothing is judged here: what the model is, as the checkpoint and its run
 
 def section(subject: Subject) -> Section:
     return Section(
-        NAME,
-        TITLE,
+        "identity",
         "told",
         verdict(subject),
         [
@@ -72,33 +75,10 @@ def in_words(metric: str) -> str:
     return f"{'validation' if split == 'val' else split} {name}".replace("_", " ").strip()
 
 
-def epochs_done(subject: Subject) -> int:
-    """Return the epochs that were finished, or begun, when the checkpoint was written."""
-    loops = subject.content.get("loops") or {}
-    progress = loops.get("fit_loop", {}).get("epoch_progress", {}).get("current", {})
-    return int(progress.get("started", subject.content.get("epoch", -1) + 1))
-
-
-def data_name(subject: Subject) -> str:
-    """Return the set or corpus that the checkpoint was trained on, whatever is open now."""
-    trained_on, data = described(subject), subject.data
-    if data is None:
-        return "data that the checkpoint does not name"
-    opened = getattr(data, "dataset", None) or getattr(data, "corpus", None) or data
-    return str(trained_on.get("dataset") or trained_on.get("corpus") or type(opened).__name__)
-
-
-def described(subject: Subject) -> dict[str, Any]:
-    """Return what is recorded of the training data, in the run or else in the checkpoint."""
-    return (
-        subject.record.get("data") or subject.content.get(type(subject.data).__qualname__, {}) or {}
-    )
-
-
 def size_of_data(subject: Subject) -> str:
-    trained_on = described(subject)
+    known = trained_on(subject)
     for unit in ("images", "tokens"):
-        sizes = trained_on.get(unit)
+        sizes = known.get(unit)
         if isinstance(sizes, dict) and "train" in sizes:
             return f" ({sizes['train']:,} {unit})"
     return ""
@@ -137,18 +117,16 @@ def model_rows(subject: Subject) -> list[list[str]]:
 
 
 def data_rows(subject: Subject) -> list[list[str]]:
-    trained_on = described(subject)
+    known = trained_on(subject)
     rows = [["Data", data_name(subject)]]
     for key in ("images", "tokens", "bytes"):
-        if isinstance(sizes := trained_on.get(key), dict):
+        if isinstance(sizes := known.get(key), dict):
             rows.append([key.capitalize(), ", ".join(f"{n:,} {s}" for s, n in sizes.items())])
-    if "classes" in trained_on:
-        rows.append(["Classes", ", ".join(trained_on["classes"])])
-    if "tokenizer" in trained_on:
-        rows.append(
-            ["Vocabulary", f"{trained_on['tokenizer']}, {trained_on.get('vocab_size', 0):,} tokens"]
-        )
-    hashes = trained_on.get("sha256", {})
+    if "classes" in known:
+        rows.append(["Classes", ", ".join(known["classes"])])
+    if "tokenizer" in known:
+        rows.append(["Vocabulary", f"{known['tokenizer']}, {known.get('vocab_size', 0):,} tokens"])
+    hashes = known.get("sha256", {})
     rows += [[f"SHA-256 of {name}", str(digest)] for name, digest in hashes.items()]
     if not hashes:
         rows.append(["SHA-256", "not recorded"])
@@ -200,8 +178,9 @@ def versions_now(subject: Subject) -> dict[str, str]:
 def changed_since(subject: Subject) -> str:
     """Return what is not as it was in training, in words; nothing where all is the same."""
     record, found = subject.record, []
-    if record.get("code_sha256") not in (None, code_hash()):
-        found.append("the code of data, models, tasks and training is not that of the run")
+    config = str(with_current_paths(config_of(subject)))
+    if record.get("code_sha256") not in (None, code_hash(config)):
+        found.append("the code behind the configuration is not that of the run")
     then, now = record.get("versions", {}), versions_now(subject)
     other = [f"{name} {now[name]}, not {then[name]}" for name in then if then[name] != now[name]]
     if other:
@@ -214,18 +193,6 @@ def configuration(subject: Subject) -> list[Block]:
     if not text:
         return [Words("The checkpoint holds no configuration.")]
     return [Passage(without_home(text), "config.yaml")]
-
-
-def config_text(subject: Subject) -> str:
-    """Return the configuration in the checkpoint, or beside it in the run."""
-    path = subject.run / "config.yaml" if subject.run else None
-    if path is not None and path.is_file():
-        return path.read_text("utf-8")
-    return str(subject.content.get("config", ""))
-
-
-def config_of(subject: Subject) -> dict[str, Any]:
-    return yaml.safe_load(config_text(subject)) or {}
 
 
 def without_home(text: str) -> str:

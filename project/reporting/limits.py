@@ -5,13 +5,12 @@ The evidence names articles; whether they apply, and whether they are met, is fo
 
 from typing import NamedTuple
 
-from project.inference.evaluation import same_examples
-from project.reporting.findings import MARKS, Measure, Section, Table, Words
-from project.reporting.identity import data_name
+from project.reporting.findings import MARKS, SECTIONS, Measure, Section, Table, Words
 from project.reporting.markdown import table
+from project.reporting.recorded import data_name, is_own_data
 from project.reporting.subject import Subject
 
-NAME, TITLE = "limits", "Limits and evidence"
+NAME = "limits"
 RULE = (
     "Nothing is judged here. The first table follows from what was run and what was not; the "
     "second lists what no section of this report asks, whatever is run."
@@ -53,7 +52,6 @@ def section(subject: Subject, sections: list[Section]) -> Section:
     )
     return Section(
         NAME,
-        TITLE,
         "told",
         verdict,
         [
@@ -66,8 +64,6 @@ def section(subject: Subject, sections: list[Section]) -> Section:
 
 def others() -> dict[str, str]:
     """Return names and titles of all sections but this one."""
-    from project.report import SECTIONS
-
     return {name: title for name, title in SECTIONS.items() if name != NAME}
 
 
@@ -80,15 +76,6 @@ def data_in_words(subject: Subject) -> str:
     if not is_same:
         return "measured on other data than in its training, which it may have been trained on"
     return "measured on data from the source of its training data"
-
-
-def is_own_data(subject: Subject) -> bool | None:
-    """Return whether the measured split is that of the training; None if that is not known."""
-    opened = subject.images or subject.text
-    if opened is None:
-        return None
-    trained_on = subject.content.get(type(subject.data).__qualname__, {})
-    return same_examples(trained_on, subject.data.describe(), opened.measured_split)
 
 
 def found_limits(subject: Subject, sections: list[Section]) -> list[list[str]]:
@@ -209,7 +196,7 @@ def evidence(subject: Subject, sections: list[Section]) -> str:
     made = {s.name: s for s in sections}
     head = ["Section", "Found", "EU Annex IV", "EU Annex XI", "China", "NIST AI RMF"]
     found = [
-        [f"{title_of(row.name)} (`{row.name}`)", found_by(made.get(row.name)), *row[1:]]
+        [f"{SECTIONS[row.name]} (`{row.name}`)", found_by(made.get(row.name)), *row[1:]]
         for row in ROWS
     ]
     limits = [*found_limits(subject, sections), *map(list, never_asked(subject))]
@@ -229,10 +216,6 @@ def evidence(subject: Subject, sections: list[Section]) -> str:
             SOURCES + "\n",
         ]
     )
-
-
-def title_of(name: str) -> str:
-    return {**others(), NAME: TITLE}[name]
 
 
 def found_by(section: Section | None) -> str:

@@ -5,19 +5,18 @@ What only a person can say is a TODO that shows.
 
 from typing import TYPE_CHECKING, Any
 
+from project.reporting.dataset_card import TASKS
 from project.reporting.findings import Measure, Section
-from project.reporting.identity import config_of, data_name, data_rows
+from project.reporting.identity import data_rows
 from project.reporting.identity import verdict as model_in_words
-from project.reporting.limits import is_own_data
 from project.reporting.markdown import first_screen, table
-from project.reporting.recorded import is_best
+from project.reporting.recorded import config_of, data_name, is_best, is_own_data
 from project.reporting.subject import Subject
-from project.training.results import figure, metric_rows
+from project.training.closing_table import UNITS, figure, metric_rows
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
-TASKS = {"images": "image-classification", "text": "text-generation"}  # as the Hub names them
 USES = {"images": "naming the class of an image", "text": "continuing a text"}
 MAIN = ("accuracy", "bits_per_byte")  # of what a run measures, for the Hub
 TEMPLATE = """\
@@ -155,7 +154,7 @@ def run_results(subject: Subject) -> list["EvalResult"]:
 
 
 def figure_of(name: str, value: dict[str, Any]) -> str:
-    return f"{name}: {' '.join(figure(name, value).split())}"
+    return f"{name}: {' '.join(figure(name, value, UNITS.get(name, '')).split())}"
 
 
 def robust_results(subject: Subject, sections: list[Section]) -> list["EvalResult"]:

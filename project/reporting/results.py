@@ -5,7 +5,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from project.checkpoints.whole_files import replace_bytes, replace_text
 from project.reporting.findings import (
     Block,
     Figures,
@@ -16,7 +15,7 @@ from project.reporting.findings import (
     Table,
     Words,
 )
-from project.training.run_directory import finite
+from project.whole_files import finite, replace_bytes, replace_text
 
 KINDS: tuple[type[Block], ...] = (Figures, Table, Picture, Words, Passage)
 
@@ -33,11 +32,15 @@ def keep(folder: Path, about: dict[str, Any], sections: list[Section]) -> None:
         if not path.is_file() or path.read_bytes() != picture.png:  # kept after every section
             replace_bytes(path, picture.png)
     content = about | {"sections": {section.name: as_json(section) for section in sections}}
-    text = json.dumps(finite(content), indent=2, allow_nan=False, ensure_ascii=False)
-    replace_text(folder / "results.json", text + "\n")
+    replace_text(folder / "results.json", json_text(content))
     for path in (folder / "figures").glob("*.png"):
         if path.name not in pictures:
             path.unlink()
+
+
+def json_text(content: dict[str, Any]) -> str:
+    """Return JSON for a file; numbers that are not finite are null."""
+    return json.dumps(finite(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def as_json(section: Section) -> dict[str, Any]:
@@ -48,7 +51,7 @@ def as_json(section: Section) -> dict[str, Any]:
             del fields["png"]
             fields["file"] = f"figures/{block.name}.png"
         blocks.append({"kind": type(block).__name__, **fields})
-    return asdict(section) | {"blocks": blocks}
+    return asdict(section) | {"title": section.title, "blocks": blocks}
 
 
 def kept(folder: Path, about: dict[str, Any]) -> dict[str, Section]:
@@ -74,6 +77,7 @@ def kept(folder: Path, about: dict[str, Any]) -> dict[str, Section]:
 
 
 def from_json(fields: dict[str, Any], folder: Path) -> Section:
+    del fields["title"]
     return Section(**fields | {"blocks": [block_of(dict(b), folder) for b in fields["blocks"]]})
 
 

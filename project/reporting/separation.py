@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from project.intervals import wilson_interval
 from project.reporting.findings import Measure
-from project.training.intervals import wilson_interval
 
 Scores = NDArray[np.floating[Any]]
 KEPT = 0.95  # share of the familiar examples that a threshold must let pass: FPR at 95 % TPR
 RESAMPLES = 400
+HOLDS_AUROC = 0.95  # the least of any kind of strange examples, for "holds"
+FAILS_AUROC = 0.80  # below it for any kind: "fails"
 
 
 def auroc(familiar: Scores, strange: Scores) -> float:
@@ -45,7 +47,7 @@ def missed(familiar: Scores, strange: Scores) -> float:
     return float((strange <= np.sort(familiar)[last]).mean())
 
 
-def bootstrap(
+def resampled_interval(
     statistic: Callable[[Scores, Scores], float],
     familiar: Scores,
     strange: Scores,
@@ -59,14 +61,19 @@ def bootstrap(
         are_pairs: Whether strange example i was made from familiar example i: they are then drawn
             together, as they are not independent.
     """
-    numbers = np.random.default_rng(seed)
-    found = []
-    for _ in range(RESAMPLES):
-        chosen = numbers.integers(0, len(familiar), len(familiar))
-        others = chosen if are_pairs else numbers.integers(0, len(strange), len(strange))
-        found.append(statistic(familiar[chosen], strange[others]))
-    low, high = np.quantile(found, [0.025, 0.975])
-    return float(low), float(high)
+    from scipy.stats import bootstrap
+
+    ends = bootstrap(
+        (familiar, strange),
+        statistic,
+        n_resamples=RESAMPLES,
+        batch=1,
+        vectorized=False,
+        paired=are_pairs,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(ends.low), float(ends.high)
 
 
 def separation(
@@ -91,7 +98,7 @@ def separation(
         ("fpr95", "taken for familiar (FPR at 95 % TPR)", missed, m),
     ):
         value = statistic(familiar, strange)
-        interval = bootstrap(statistic, familiar, strange, seed, are_pairs=are_pairs)
+        interval = resampled_interval(statistic, familiar, strange, seed, are_pairs=are_pairs)
         how = f"bootstrap, {RESAMPLES} resamples" + (" of pairs" if are_pairs else "")
         if interval[0] == interval[1] and value in (0.0, 1.0):
             interval = wilson_interval(round(value * trials), trials)

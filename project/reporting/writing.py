@@ -2,23 +2,21 @@
 
 import argparse
 import importlib
-import json
 import time
 import traceback
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from project.checkpoints.whole_files import replace_text
 from project.messages import UsageError, warn
-from project.report import SECTIONS
+from project.provenance import provenance, typed_command
 from project.reporting import results
-from project.reporting.dataset_card import name_of
-from project.reporting.findings import MARKS, Section, by_mark, not_run, what_it_is
+from project.reporting.findings import MARKS, SECTIONS, Section, by_mark, not_run, what_it_is
 from project.reporting.markdown import markdown_of
 from project.reporting.page import page_of
+from project.reporting.recorded import opened_name
 from project.reporting.subject import Subject, open_subject
-from project.training.run_directory import finite, provenance, typed_command
+from project.whole_files import replace_text
 
 COMMON = ("identity", "energy")  # sections that are the same for every kind of data
 
@@ -69,7 +67,6 @@ def measured(
 ) -> tuple[Section, bool]:
     """Return a section, which says why if it could not be measured, and whether it failed."""
     started = time.perf_counter()
-    title = SECTIONS[name]
     try:
         if name == "limits":
             module = importlib.import_module("project.reporting.limits")
@@ -77,7 +74,7 @@ def measured(
         elif name in COMMON:
             section = importlib.import_module(f"project.reporting.{name}").section(subject)
         elif subject.closed:
-            section = not_run(name, title, subject.closed)
+            section = not_run(name, subject.closed)
         else:
             place = f"project.reporting.{subject.kind}.{name}"
             section = importlib.import_module(place).section(subject)
@@ -86,7 +83,7 @@ def measured(
             traceback.print_exc()
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         warn(f"the section {name!r} failed: {reason}; see it with --sections {name} --debug")
-        return not_run(name, title, f"Failed with {reason}"), True
+        return not_run(name, f"Failed with {reason}"), True
     section.seconds = round(time.perf_counter() - started, 2)
     return section, False
 
@@ -95,19 +92,17 @@ def in_order(found: dict[str, Section]) -> list[Section]:
     """Return all sections of a report; those that there are not say so."""
     return [
         found.get(name)
-        or not_run(name, title, f"Not chosen: python -m project.report RUN --sections {name}")
-        for name, title in SECTIONS.items()
+        or not_run(name, f"Not chosen: python -m project.report RUN --sections {name}")
+        for name in SECTIONS
     ]
 
 
 def about_report(subject: Subject, changes: list[str], typed: list[str]) -> dict[str, Any]:
     """Return what `results.json` says of the report itself and of what it is about."""
-    origin = provenance([])
-    del origin["command"]
     return {
         "report": {
             "command": typed_command("report", typed),
-            **origin,
+            **provenance(),
             "device": str(subject.device),
             "n": subject.n,
             "seed": subject.seed,
@@ -148,20 +143,16 @@ def write_files(
         "report.md": markdown_of(title, lines, sections),
         "README.md": model_card(subject, sections),
         "DATASET_CARD.md": dataset_card(subject, sections),
-        "croissant.json": as_json(croissant(subject, sections)),
-        "energy.json": as_json(energy_record(subject, energy)),
+        "croissant.json": results.json_text(croissant(subject, sections)),
+        "energy.json": results.json_text(energy_record(subject, energy)),
         "evidence.md": evidence(subject, sections),
     }.items():
         replace_text(folder / name, text)
 
 
-def as_json(content: dict[str, Any]) -> str:
-    return json.dumps(finite(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-
-
 def title_of(subject: Subject) -> str:
     """Return what the report is about, such as `CNN on Digits`."""
-    return f"{type(subject.network).__name__} on {name_of(subject)}"
+    return f"{type(subject.network).__name__} on {opened_name(subject)}"
 
 
 def about_in_words(subject: Subject, about: dict[str, Any]) -> list[str]:

@@ -13,17 +13,17 @@ import optuna
 import yaml
 from optuna import Study
 from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from project.checkpoints.resume import HARMLESS, complete_config
-from project.checkpoints.whole_files import replace_text
+from project.checkpoints.resume import HARMLESS
 from project.comparison.configurations import flat, without
 from project.comparison.runs import REPEATED
-from project.configuration import ProjectCLI
+from project.configuration import ProjectCLI, complete_config
 from project.messages import UsageError
 from project.sweeping.space import Sweep, file_parser
+from project.whole_files import replace_text
 
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)  # what counts; a failed trial is replaced
 
@@ -90,7 +90,8 @@ def storage_of(sweep: Sweep, folder: Path) -> BaseStorage | str:
     if path.is_file():  # a power cut may have left half a line, after which nothing can be read
         written = path.read_bytes()
         path.open("r+b").truncate(written.rfind(b"\n") + 1)
-    return JournalStorage(JournalFileBackend(str(path)))
+    lock = JournalFileOpenLock(str(path))  # Optuna's default is a link: on Windows few may make one
+    return JournalStorage(JournalFileBackend(str(path), lock))
 
 
 def begin_trial(study: Study, sweep: Sweep) -> Trial:
@@ -146,16 +147,19 @@ def end_trial(trial: Trial, state: TrialState, reason: str = "") -> FrozenTrial:
         state, reason = TrialState.FAIL, "no validation measured a finite number"
     if state == TrialState.FAIL:
         trial.set_user_attr("error", reason)
-    best = max if study.direction == StudyDirection.MAXIMIZE else min
-    value = best(finite) if state == TrialState.COMPLETE else None
+    value = the_better(study)(finite) if state == TrialState.COMPLETE else None
     return study.tell(trial.number, value, state)
 
 
 def best_of(study: Study) -> FrozenTrial | None:
     """Return the best of the complete trials, the first of equals; None where there is none."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    best: Any = max if study.direction == StudyDirection.MAXIMIZE else min
-    return best(complete, key=lambda trial: trial.value, default=None)
+    return the_better(study)(complete, key=lambda trial: trial.value, default=None)
+
+
+def the_better(study: Study) -> Any:
+    """Return `max` or `min`."""
+    return max if study.direction == StudyDirection.MAXIMIZE else min
 
 
 def write_best(study: Study, sweep: Sweep, base: ProjectCLI, folder: Path) -> None:

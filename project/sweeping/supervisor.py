@@ -21,6 +21,7 @@ from optuna.trial import Trial, TrialState
 
 from project.checkpoints.interruption import Stopped, StopRequest
 from project.checkpoints.resume import sole_user
+from project.command_line import quieten_lightning
 from project.configuration import ProjectCLI
 from project.distributed.slurm import requeue_after
 from project.messages import RunError, UsageError
@@ -38,14 +39,8 @@ from project.sweeping.study import (
 )
 from project.sweeping.table import Table
 from project.sweeping.worker import Job, work
-from project.training.command import quieten_lightning
 
 FAILURES_IN_A_ROW = 5  # after which the next one is likely to fail too
-STATES = {
-    "complete": TrialState.COMPLETE,
-    "pruned": TrialState.PRUNED,
-    "failed": TrialState.FAIL,
-}
 # By a worker's exit code.
 STOPPED = {130: signal.SIGINT, 143: signal.SIGTERM, -2: signal.SIGINT, -15: signal.SIGTERM}
 
@@ -68,13 +63,16 @@ def sweep(options: argparse.Namespace, typed: list[str]) -> int:
         raise UsageError(f"{folder} cannot be created: {error.strerror}; set --runs_dir") from error
     with sole_user(folder, "sweep"):
         study = open_study(plan, base, folder)
-        table = Table(plan, study, monitor, options.trials or plan.asked.trials)
-        crew = Supervisor(plan, base, study, folder, table, options.processes)
+        trials = options.trials or plan.asked.trials
+        table = Table(plan, study, monitor, trials)
+        crew = Supervisor(plan, base, study, folder, table, trials, options.processes)
         with crew.stop.listening(at_once=crew.kill), table.showing(folder):
             try:
                 crew.run()
             finally:
                 crew.dismiss()
+        if best_of(study):  # also where a kill came between a trial's end and its best.yaml
+            write_best(study, plan, base, folder)
         table.close(folder, plot(study, monitor, folder))
     if crew.failures >= FAILURES_IN_A_ROW:
         raise RunError(
@@ -101,6 +99,7 @@ class Supervisor:
     """The workers of a sweep.
 
     Args:
+        trials: How many are to end with a value or be pruned.
         processes: The most workers at a time.
     """
 
@@ -111,11 +110,11 @@ class Supervisor:
         study: Study,
         folder: Path,
         table: Table,
+        trials: int,
         processes: int,
     ) -> None:
         self.sweep, self.base, self.study, self.folder = sweep, base, study, folder
-        self.table = table
-        self.processes = processes
+        self.table, self.trials, self.processes = table, trials, processes
         self.stop = StopRequest()
         self.workers: list[Worker | None] = [None] * processes
         self.interrupted = going_on(study)  # of before, to go on with
@@ -164,7 +163,7 @@ class Supervisor:
         if self.interrupted:
             return self.interrupted.pop(0)
         ended = len(self.study.get_trials(deepcopy=False, states=ENDED))
-        if ended + len(self.busy()) >= self.table.trials:
+        if ended + len(self.busy()) >= self.trials:
             return None
         return begin_trial(self.study, self.sweep)
 
@@ -197,8 +196,8 @@ class Supervisor:
             with suppress(OSError):
                 worker.connection.send(is_pruned)
             return
-        self.end(worker, STATES[word], *rest)
-        if word == "failed":
+        self.end(worker, TrialState[word], *rest)
+        if word == "FAIL":
             self.forget(worker)
 
     def mourn(self, worker: Worker) -> None:
@@ -213,7 +212,6 @@ class Supervisor:
     def end(self, worker: Worker, state: TrialState, reason: str) -> None:
         """Write down how a trial ended, and show it."""
         assert worker.trial is not None
-        before = best_of(self.study)
         ended = end_trial(worker.trial, state, " ".join(reason.split()))
         worker.trial = None
         if ended.state == TrialState.FAIL:
@@ -222,7 +220,7 @@ class Supervisor:
         else:
             self.failures = 0
         best = best_of(self.study)
-        if best is not None and (before is None or best.number != before.number):
+        if best is not None and best.number == ended.number:
             write_best(self.study, self.sweep, self.base, self.folder)
         self.table.show(ended, best, time.monotonic() - worker.since)
 

@@ -26,7 +26,6 @@ class Table:
     def __init__(self, sweep: Sweep, study: Study, monitor: str, trials: int) -> None:
         self.study = study
         self.monitor = monitor
-        self.trials = trials
         self.width = max(8, len(monitor))
         self.columns = {
             key: (name, max(len(name), 9, *(len(shown(value)) for value in ends(sweep.space[key]))))

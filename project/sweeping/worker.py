@@ -23,9 +23,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from project.checkpoints.resume import StoppedRun, changes, inexact, open_run, sole_user
+from project.command_line import quieten_lightning
 from project.configuration import ProjectCLI
 from project.messages import RunPruned, UsageError, warn
-from project.training.command import build, quieten_lightning
+from project.training.command import build
 from project.training.run import run
 
 SECONDS_TO_LEAVE = 60  # for a process whose supervisor was killed, until it has saved its run
@@ -93,7 +94,7 @@ def work(supervisor: Connection, gpu: str | None, threads: int | None) -> None:
             with printing_to(job.folder / f"{job.name}.log"):
                 ended, reason = run_trial(job, supervisor)
             supervisor.send((ended, reason))
-            if ended == "failed":
+            if ended == "FAIL":
                 return  # what it may have left behind, such as memory, ends with the process
 
 
@@ -105,7 +106,7 @@ def end_with_the_supervisor() -> None:
 
 
 def run_trial(job: Job, supervisor: Connection) -> tuple[str, str]:
-    """Return `complete`, `pruned` or `failed`, and the reason of the last."""
+    """Return how it ended, `COMPLETE`, `PRUNED` or `FAIL`, and the reason of the last."""
 
     def is_pruned(validations: int, value: float) -> bool:
         try:
@@ -116,12 +117,12 @@ def run_trial(job: Job, supervisor: Connection) -> tuple[str, str]:
 
     try:
         begin_or_go_on(job, is_pruned)
-        return "complete", ""
+        return "COMPLETE", ""
     except RunPruned:
-        return "pruned", ""
+        return "PRUNED", ""
     except Exception as error:
         traceback.print_exc()
-        return "failed", f"{type(error).__name__}: {error}"
+        return "FAIL", f"{type(error).__name__}: {error}"
     finally:
         gc.collect()  # Trainer and model refer to each other
         if torch.cuda.is_initialized():
@@ -162,7 +163,7 @@ def printing_to(log: Path) -> Iterator[None]:
     """Append what this process prints, in Python or below it, to a file."""
     streams = (sys.stdout, sys.stderr)
     before = [os.dup(stream.fileno()) for stream in streams]
-    with log.open("a") as file:
+    with log.open("a", encoding="utf-8") as file:
         for stream in streams:
             os.dup2(file.fileno(), stream.fileno())
     try:

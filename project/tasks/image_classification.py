@@ -21,8 +21,8 @@ from project.optimization.optimizers import (
     scale_gradients,
 )
 from project.tasks.attacks import ProjectedGradientDescent, is_right
+from project.tasks.results import image_results, share_right
 from project.tasks.sizes import check_sizes
-from project.training.results import image_results, share_right
 
 
 class ImageClassification(LightningModule):
@@ -189,11 +189,11 @@ class ImageClassification(LightningModule):
         logits = self(images).float()  # (B, K)
         confidence, predicted = logits.softmax(dim=1).max(dim=1)  # (B,)
         losses = F.cross_entropy(logits, labels, reduction="none", ignore_index=IGNORED)
-        stands = self.stands(images, labels, batch_idx)
-        self.evaluated.append((labels, predicted, confidence, losses, stands))
+        robust = self.is_robust(images, labels, batch_idx)
+        self.evaluated.append((labels, predicted, confidence, losses, robust))
         self.num_logits = logits.shape[1]
 
-    def stands(self, images: Tensor, labels: Tensor, batch_idx: int) -> Tensor:
+    def is_robust(self, images: Tensor, labels: Tensor, batch_idx: int) -> Tensor:
         """Return whether each image is still right after the attack, bool (B,); no without one."""
         if self.attack is None:
             return torch.zeros_like(labels, dtype=torch.bool)
@@ -205,7 +205,7 @@ class ImageClassification(LightningModule):
 
     def finish_evaluation(self, split: str) -> None:
         """Put together what the processes have and log it under `split`."""
-        labels, predicted, confidence, losses, stands = (
+        labels, predicted, confidence, losses, robust = (
             gather(self, list(parts)) for parts in zip(*self.evaluated, strict=True)
         )
         counted = labels != IGNORED
@@ -221,9 +221,8 @@ class ImageClassification(LightningModule):
         self.measured = image_results(self.confusion, self.outcomes["losses"])
         names = ["accuracy", "loss"]
         if self.attack is not None:
-            self.measured["robust_accuracy"] = share_right(
-                int(stands[counted].sum()), int(counted.sum())
-            )
+            right, count = int(robust[counted].sum()), int(counted.sum())
+            self.measured["robust_accuracy"] = share_right(right, count)
             names.append("robust_accuracy")
         metrics = {f"{split}/{name}": self.measured[name]["value"] for name in names}
         self.log_dict(metrics, prog_bar=True)

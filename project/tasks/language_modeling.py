@@ -4,7 +4,6 @@ Shape letters: B batch, T time, V vocabulary, n windows of an evaluation.
 """
 
 import operator
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,10 +24,10 @@ from project.optimization.optimizers import (
     optimizer_and_schedule,
     scale_gradients,
 )
+from project.tasks.results import text_results
 from project.tasks.sampling import generate
 from project.tasks.sizes import check_sizes
 from project.tracking.dashboards import log_text
-from project.training.results import text_results
 
 RANDOM_BATCHES = 200  # of nanoGPT's protocol (`eval_iters`)
 PROMPT_TOKENS = 16  # of the validation text, where no prompt is given
@@ -149,7 +148,7 @@ class LanguageModeling(LightningModule):
         data: Any = getattr(self.trainer, "datamodule", None)
         if self.trainer.state.fn == TrainerFn.VALIDATING and hasattr(data, "random_windows"):
             if not isinstance(self.trainer.limit_val_batches, int):  # else it is only a trial
-                self.log("val/loss_random_windows", self.loss_of(data.random_windows))
+                self.log("val/loss_random_windows", self.random_window_loss(data))
         elif self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
             self.log_sample(data)
 
@@ -245,10 +244,10 @@ class LanguageModeling(LightningModule):
             places = (starts[:, None] + torch.arange(losses.shape[1]))[counted]
             self.outcomes = {"losses": losses[counted][places.argsort()]}
 
-    def loss_of(self, batches: Callable[[str, int], Any]) -> float:
+    def random_window_loss(self, data: Any) -> float:
         """Return the mean loss over the random windows of nanoGPT's protocol, nats per token."""
         loss_sum, count = 0.0, 0
-        for batch in batches("val", RANDOM_BATCHES):
+        for batch in data.random_windows("val", RANDOM_BATCHES):
             batch = self.transfer_batch_to_device(batch, self.device, 0)
             with self.trainer.precision_plugin.val_step_context():
                 logits, _ = self.read(batch, None)

@@ -1,4 +1,4 @@
-"""Whether a network was built for the data that it is given."""
+"""Whether a network was built for the data that it is given, and what its outputs are."""
 
 from collections.abc import Callable
 from typing import Any
@@ -30,3 +30,13 @@ def check_sizes(
             f"{type(network).__name__} was built for {built}, but the data have {needed}; "
             f"set {flags}"
         )
+
+
+def is_classifier(network: nn.Module, class_names: Any) -> bool:
+    """Return whether a network's logits are one for each class, as far as it says how many.
+
+    Args:
+        class_names: Of the data, (K,); None where they are not known.
+    """
+    num_outputs = getattr(network, "num_classes", None)
+    return num_outputs is None or class_names is None or num_outputs == len(class_names)

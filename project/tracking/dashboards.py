@@ -4,8 +4,6 @@ TensorBoard, Weights & Biases and MLflow show texts and pictures; a run keeps th
 other logger of Lightning gets the numbers.
 """
 
-import re
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from html import escape
@@ -17,10 +15,11 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from torch import Tensor
 
-from project.checkpoints.run_files import MetricsFile
 from project.comparison.configurations import flat, short, without
+from project.messages import warn
+from project.provenance import without_home
+from project.tracking.metrics_file import MetricsFile
 from project.tracking.pictures import Picture, confusion_picture, mistakes_picture
-from project.training.run_directory import home_folder
 
 # Of the configuration, what belongs beside results; the rest is in the text of it.
 HYPER_PARAMETERS = (
@@ -45,15 +44,6 @@ class Events(TensorBoardLogger):
 
     def save(self) -> None:
         self.experiment.flush()
-
-
-def without_home(value: Any) -> Any:
-    """Return nested values in which the home folder, which names its owner, is `~`."""
-    if isinstance(value, dict):
-        return {key: without_home(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_home(item) for item in value]
-    return re.sub(home_folder(), "~", value) if isinstance(value, str) else value
 
 
 def log_configuration(loggers: Iterable[Logger], config: str, record: dict[str, Any]) -> None:
@@ -116,7 +106,7 @@ def spared(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        print(f"warning: {what} cannot be shown: {error}", file=sys.stderr, flush=True)
+        warn(f"{what} cannot be shown: {error}")
 
 
 def pictures_of(

@@ -10,16 +10,14 @@ import socket
 import sys
 import urllib.request
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import WandbLogger
 
-from project.checkpoints.former_names import OWN_NAME
+from project.distributed.processes import process_rank
 from project.messages import UsageError
-from project.training.run_directory import process_rank
 
 REACH_SECONDS = 5.0
 SETTINGS: dict[str, Any] = {
@@ -32,25 +30,6 @@ SETTINGS: dict[str, Any] = {
     "init_timeout": 30.0,
     "finish_timeout": 120.0,  # for what is still to be sent; the rest stays on disk
 }
-
-
-@dataclass
-class Wandb:
-    """Weights & Biases beside the run's own files.
-
-    Args:
-        mode: `online`, `offline` (kept in `<runs_dir>/wandb`) or `disabled`; null is disabled.
-        project: Name of the project there.
-        entity: Whose project; by default that of the login.
-        tags: Of the run.
-        checkpoints: Also send `best` when the run ends, or `all` as they are written.
-    """
-
-    mode: Literal["online", "offline", "disabled"] | None = None
-    project: str = OWN_NAME
-    entity: str | None = None
-    tags: list[str] | None = None
-    checkpoints: Literal["none", "best", "all"] = "none"
 
 
 def wandb_logger(settings: Any, directory: Path) -> WandbLogger | None:

@@ -1,12 +1,10 @@
 """What was typed: answered, refused, tried, gone on with, or run."""
 
 import argparse
-import logging
 import os
 import sys
 import tempfile
 import traceback
-import warnings
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
@@ -23,7 +21,6 @@ from project.checkpoints.resume import (
     changes,
     check_possible,
     code_has_changed,
-    complete_config,
     inexact,
     is_longer,
     open_run,
@@ -31,15 +28,16 @@ from project.checkpoints.resume import (
     run_directory_of,
     sole_user,
 )
-from project.configuration import ProjectCLI, class_help, help_of_everything
+from project.command_line import quieten_lightning
+from project.configuration import ProjectCLI, class_help, complete_config, help_of_everything
 from project.costs.grid import check_energy
-from project.distributed.processes import as_launched, check_launch
+from project.distributed.processes import as_launched, check_launch, process_rank
 from project.distributed.slurm import begun_before
 from project.messages import RunError, UsageError, said_by_a_class, warn
 from project.optimization.initial_weights import prepare_network
+from project.provenance import typed_command
 from project.training.repetitions import numbers, train_repeatedly
-from project.training.run import exit_code_of, has_test_split, run
-from project.training.run_directory import process_rank, typed_command
+from project.training.run import exit_code_after, has_test_split, run
 
 
 def command(arguments: list[str]) -> int:
@@ -53,39 +51,7 @@ def command(arguments: list[str]) -> int:
     is_debug = "--debug" in arguments
     quieten_lightning()
     try:
-        options, arguments = general_options(arguments)
-        for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
-            flag, _, value = argument.partition("=")
-            if flag.endswith(".help"):
-                key = flag.removeprefix("--").removesuffix(".help")
-                print(class_help(key, value or following), end="")
-                return 0
-        if arguments[-2:] == ["--help", "all"]:
-            print(help_of_everything(ProjectCLI(arguments[:-2])))
-            return 0
-        if options.resume is not None:
-            if options.seeds or options.folds:
-                raise UsageError("--resume goes on with one run; --seeds and --folds find theirs")
-            resume(options, arguments)
-            return 0
-        if options.seeds or options.folds:
-            if options.force:
-                raise UsageError("--force is for a run that is resumed: --resume RUN")
-            cli = build(arguments)
-            return train_repeatedly(cli, arguments, options.seeds, options.folds, options.allow)
-        if options.force or options.allow:
-            raise UsageError("--force and --allow are for a run that is resumed: add --resume RUN")
-        cli = build(arguments)
-        if cli.config.trainer.fast_dev_run:
-            try_a_few_batches(cli)
-        elif begun := begun_before(Path(cli.config.runs_dir), typed_command("train", arguments)):
-            if process_rank() == 0:
-                print(f"this job was requeued: going on with {begun}", flush=True)
-            options.resume, options.allow = str(begun), modules_named_in(cli)
-            del cli  # its data would be held twice
-            resume(options, [])
-        else:
-            run(cli, arguments)
+        return answer(*general_options(arguments))
     except (UsageError, RunError) as error:
         if is_debug:
             traceback.print_exc()
@@ -94,8 +60,48 @@ def command(arguments: list[str]) -> int:
             print("  (--debug shows where)", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     except SystemExit as stopped:  # by a signal
-        return exit_code_of(stopped)
+        return exit_code_after(stopped)
+
+
+def answer(options: argparse.Namespace, arguments: list[str]) -> int:
+    """Explain, go on with, repeat, try or begin what is asked for; return the exit code."""
+    if text := help_asked_for(arguments):
+        print(text, end="")
+        return 0
+    is_repeated = bool(options.seeds or options.folds)
+    if options.resume is not None:
+        if is_repeated:
+            raise UsageError("--resume goes on with one run; --seeds and --folds find theirs")
+        resume(options, arguments)
+        return 0
+    if options.force or (options.allow and not is_repeated):
+        raise UsageError("--force and --allow are for a run that is resumed: add --resume RUN")
+    cli = build(arguments)
+    if is_repeated:
+        return train_repeatedly(cli, arguments, options.seeds, options.folds, options.allow)
+    if cli.config.trainer.fast_dev_run:
+        try_a_few_batches(cli)
+    elif begun := begun_before(Path(cli.config.runs_dir), typed_command("train", arguments)):
+        if process_rank() == 0:
+            print(f"this job was requeued: going on with {begun}", flush=True)
+        options.resume, options.allow = str(begun), modules_named_in(cli)
+        del cli  # its data would be held twice
+        resume(options, [])
+    else:
+        run(cli, arguments)
     return 0
+
+
+def help_asked_for(arguments: list[str]) -> str:
+    """Return the help that the arguments ask for, "" where they ask for none."""
+    for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
+        flag, _, value = argument.partition("=")
+        if flag.endswith(".help"):
+            key = flag.removeprefix("--").removesuffix(".help")
+            return class_help(key, value or following)
+    if arguments[-2:] == ["--help", "all"]:
+        return help_of_everything(ProjectCLI(arguments[:-2])) + "\n"
+    return ""
 
 
 def general_options(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -232,18 +238,3 @@ def try_a_few_batches(cli: ProjectCLI) -> None:
     trainer.fit(cli.model, cli.datamodule)
     if has_test_split(cli.datamodule):
         trainer.test(cli.model, cli.datamodule)
-
-
-def quieten_lightning() -> None:
-    """Drop what Lightning says on every run and what this project does on purpose."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    for message in (
-        ".*exists and is not empty.*",  # the directory of a run that is resumed
-        "Be aware that when using `ckpt_path`, callbacks.*",  # see `measure_best`
-        ".*isinstance.treespec, LeafSpec.*",  # Lightning 2.6 on torch 2.15
-        ".*is smaller than the logging interval.*",  # epochs are logged all the same
-        r"Found \d+ module.s. in eval mode at the start.*",  # frozen parts
-        ".*all_gather.*deprecated.*",  # Lightning 2.6 on torch 2.15
-    ):
-        warnings.filterwarnings("ignore", message=message)

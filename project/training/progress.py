@@ -1,5 +1,6 @@
 """What a run shows while it goes on: a bar for a person, a line a validation for a log file."""
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -16,12 +17,17 @@ REFRESH_STEPS = 20  # a redraw costs as much as a small training step
 def progress_display(speed: Callable[[], str] = lambda: "") -> Callback:
     """Return a bar for a terminal or a notebook, `ValidationLines` when output is redirected.
 
+    That is also where a notebook runs the command by `!`: such output calls itself a terminal, but
+    its cursor does not move up, and each redraw of a bar would be a line.
+
     Args:
         speed: Says how fast the training is; nothing as long as that is not known.
     """
-    if "ipykernel" in sys.modules:  # Rich shows nothing there without ipywidgets
+    # Of a running kernel; Rich shows nothing there without ipywidgets.
+    if "ipykernel.kernelapp" in sys.modules:
         return with_speed(TQDMProgressBar(refresh_rate=REFRESH_STEPS), speed)
-    if sys.stdout.isatty():
+    is_below_a_kernel = "JPY_PARENT_PID" in os.environ  # set by Jupyter for all it starts
+    if sys.stdout.isatty() and not is_below_a_kernel:
         return with_speed(RichProgressBar(refresh_rate=REFRESH_STEPS), speed)
     return ValidationLines(speed)
 

@@ -13,14 +13,13 @@ from typing import Any
 import yaml
 
 from project.checkpoints.interruption import handled_by
-from project.checkpoints.resume import complete_config
 from project.comparison.leaderboard import leaderboards
 from project.comparison.runs import Run, collect, directories, read_run
-from project.comparison.tables import text_of
-from project.configuration import ProjectCLI
+from project.comparison.terminal import text_of
+from project.configuration import ProjectCLI, complete_config
 from project.distributed.slurm import job
 from project.messages import UsageError
-from project.training.run_directory import code_hash
+from project.provenance import code_hash
 
 STOPPED = ("running", "interrupted")  # by a kill, or by a signal
 HANDED_ON = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
@@ -66,7 +65,7 @@ def train_each(
 
     Args:
         cli: The configuration, which `arguments` describe.
-        seeds, folds: None means that of the configuration.
+        seeds, folds: An empty list means that of the configuration.
         allowed: Packages whose classes a run that goes on may name, besides ours.
 
     Returns:
@@ -75,7 +74,8 @@ def train_each(
     Raises:
         UsageError: If the data have no such folds, or a launcher has started several processes.
     """
-    config = yaml.safe_load(complete_config(cli))
+    text = complete_config(cli)
+    config = yaml.safe_load(text)
     check(config, folds)
     runs = Path(cli.config.runs_dir)
     used: list[Run] = []
@@ -84,7 +84,7 @@ def train_each(
             name = f"seed {seed}" + ("" if fold is None else f", fold {fold}")
             chosen = ["--seed_everything", str(seed)]
             chosen += [] if fold is None else ["--data.fold", str(fold)]
-            record = {"seed": seed, "code_sha256": code_hash()}
+            record = {"seed": seed, "code_sha256": code_hash(text)}
             wanted = Run(Path(), record, with_fold(config, fold))
             code, done = train_one(name, [*arguments, *chosen], wanted, runs, allowed)
             if code:
@@ -160,8 +160,8 @@ def newest(runs: list[Run]) -> Run | None:
 
 def finished(cli: ProjectCLI) -> list[Run]:
     """Return the finished runs of a configuration and of this code, the newest of each seed."""
-    config = yaml.safe_load(complete_config(cli))
-    wanted = Run(Path(), {"code_sha256": code_hash()}, config)
+    text = complete_config(cli)
+    wanted = Run(Path(), {"code_sha256": code_hash(text)}, yaml.safe_load(text))
     found = {}
     for directory in directories([Path(cli.config.runs_dir)]):
         run = read_run(directory)

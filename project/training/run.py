@@ -17,40 +17,37 @@ from lightning.pytorch.loggers import WandbLogger
 
 from project.checkpoints.checkpoint_file import DurableCheckpointIO, remove
 from project.checkpoints.interruption import FiniteLoss, StopBeforeTesting, Stopped, StopRequest
-from project.checkpoints.resume import StoppedRun, complete_config, sole_user
+from project.checkpoints.resume import StoppedRun, sole_user
 from project.checkpoints.resume_point import ResumePoint, StepSeed
 from project.checkpoints.run_files import cut_back
-from project.checkpoints.whole_files import replace_text
-from project.configuration import ProjectCLI
+from project.comparison.outcomes import save_outcomes
+from project.configuration import ProjectCLI, complete_config
 from project.costs.energy import EnergyMeter
 from project.costs.throughput import Throughput
-from project.distributed.processes import shared_threads, step_of_processes
+from project.distributed.processes import process_rank, shared_threads, step_of_processes
 from project.distributed.sharded_strategy import ShardedStrategy, network_of
 from project.distributed.slurm import job, requeue_after
+from project.hardware import keep_freed_memory, look_for_no_gpu
 from project.messages import RunError, RunPruned, UsageError, warn
 from project.optimization.initial_weights import prepare_network
+from project.provenance import code_hash, provenance, typed_command, write_patch
+from project.tasks.image_classification import ImageClassification
+from project.tasks.language_modeling import LanguageModeling
 from project.tracking.dashboards import (
     log_configuration,
     log_outcomes,
     log_results,
     spared,
 )
-from project.training.host import keep_freed_memory, look_for_no_gpu
-from project.training.outcomes import save_outcomes
-from project.training.results import closing_table
-from project.training.run_directory import (
-    RunRecord,
-    create_run_directory,
-    process_rank,
-    provenance,
-    write_patch,
-)
+from project.training.closing_table import closing_table
+from project.training.run_directory import RunRecord, create_run_directory
 from project.training.trainer import (
     BestCheckpoint,
     ValidateAtLastStep,
     build_trainer,
     start_wandb,
 )
+from project.whole_files import replace_text
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
@@ -73,19 +70,15 @@ def run(
     keep_freed_memory()
     look_for_no_gpu()
     config = cli.config
-    origin = provenance(arguments) | ({"slurm": here} if (here := job()) else {})
-    is_restored = stopped is not None and stopped.checkpoint is not None
-    begun_with = prepare_network(cli, is_restored)
-    if stopped is None:
-        directory = create_run_directory(Path(config.runs_dir), config.experiment)
-        record = {"experiment": config.experiment, "seed": config.seed_everything, **origin}
-    else:
-        directory, record = stopped.directory, stopped.record
-    record |= begun_with
-    throughput = Throughput(device_peak=config.speed.device_peak)
-    energy = EnergyMeter(config.energy)
-    keeper = RunRecord(directory, record, throughput, energy)
+    origin = origin_of(arguments, complete_config(cli))
+    directory, record = place_of(cli, origin, stopped)
     stop = StopRequest()
+    keeper = RunRecord(
+        directory,
+        record,
+        Throughput(device_peak=config.speed.device_peak),
+        EnergyMeter(config.energy),
+    )
     point = ResumePoint(
         directory,
         config.checkpoint_minutes,
@@ -100,80 +93,114 @@ def run(
         StepSeed(int(config.seed_everything)),
         FiniteLoss(point.kept),
         ValidateAtLastStep(),
+        keeper,
+        best,
+        keeper.energy,
+        StopBeforeTesting(stop),
+        *callbacks,
     ]
-    ours += [keeper, best, energy, StopBeforeTesting(stop), *callbacks]
-    trainer = trainer_of(cli, ours, directory, throughput, stopped)
+    trainer = trainer_of(cli, ours, keeper, stopped)
     if stopped is not None and not is_as_wide(trainer, stopped):
         point.same_batches = False
+    quieten_logging(cli.model)
     leave_running = partial(keeper.update, status="interrupted", exit_code=130, error="SIGINT")
     lock = sole_user(directory) if stopped is None else nullcontext()  # `resume` has it
-    quieten_logging(cli.model)
     threads = shared_threads(trainer, config.speed.threads)
     with lock, stop.listening(at_once=leave_running), threads:
         try:
-            if process_rank() == 0:
-                begin(cli, keeper, origin, stopped)
-            announce(trainer, cli.model, cli.datamodule, directory)
-            warn_of_threads(record)
-            start_wandb(trainer, directory)
-            if stopped is None or stopped.checkpoint is None:
-                log_configuration(trainer.loggers[1:], complete_config(cli), origin)
-            if stopped is not None and trainer.is_global_zero:
-                print(f"going on from step {stopped.global_step:,}", flush=True)
+            begin(cli, trainer, keeper, origin, stopped)
             found = fit_and_measure(cli, trainer, best, stopped, measure_test)
             log_results(trainer.loggers, complete_config(cli), found["metrics"], found["steps"])
             keeper.update(status="finished", exit_code=0, **found)
             finish_wandb(trainer, 0)
         except BaseException as error:
             end_badly(error, keeper, trainer)
-            if isinstance(error, SystemExit) and trainer.is_global_zero:
-                print(f"stopped; go on with: python -m project.train --resume {directory}")
-            if isinstance(error, Stopped):
-                trainer.strategy.barrier()  # srun may kill what is left as soon as one has ended
             raise
     if trainer.is_global_zero:
         print(closing_table(record, directory, measure_test))
     return record
 
 
+def origin_of(arguments: list[str], config: str) -> dict[str, Any]:
+    """Return what a record says of a start: what was typed, the code, the machine, the job."""
+    slurm = job()
+    return {
+        "command": typed_command("train", arguments),
+        **provenance(),
+        "code_sha256": code_hash(config),
+        **({"slurm": slurm} if slurm else {}),
+    }
+
+
+def place_of(
+    cli: ProjectCLI, origin: dict[str, Any], stopped: StoppedRun | None
+) -> tuple[Path, dict[str, Any]]:
+    """Prepare the network, and return the directory of the run and the record to go on with.
+
+    Raises:
+        UsageError: If the network cannot be prepared, or no directory be created.
+    """
+    config = cli.config
+    is_restored = stopped is not None and stopped.checkpoint is not None
+    begun_with = prepare_network(cli, is_restored)
+    if stopped is not None:
+        return stopped.directory, stopped.record | begun_with
+    directory = create_run_directory(Path(config.runs_dir), config.experiment)
+    record = {"experiment": config.experiment, "seed": config.seed_everything, **origin}
+    return directory, record | begun_with
+
+
 def trainer_of(
-    cli: ProjectCLI,
-    ours: list[Callback],
-    directory: Path,
-    throughput: Throughput,
-    stopped: StoppedRun | None,
+    cli: ProjectCLI, ours: list[Callback], keeper: RunRecord, stopped: StoppedRun | None
 ) -> Trainer:
     """Return the Trainer of a run, or leave nothing of a new one.
 
     Raises:
         UsageError: If there can be none, such as on a GPU that is not there.
     """
-    config = cli.config
-    settings = cli.config_init.trainer
+    directory = keeper.path.parent
     try:
-        trainer = build_trainer(
-            settings, config.best, config.speed, config.wandb, ours, directory, throughput
-        )
+        trainer = build_trainer(cli, ours, directory, keeper.throughput)
         if isinstance(trainer.strategy, ShardedStrategy):
             network_of(cli.model)  # or it cannot be shared out
     except Exception as error:  # nothing has been run
         if process_rank() == 0 and stopped is None:
             shutil.rmtree(directory)
-        wanted = config.trainer.accelerator
+        wanted = cli.config.trainer.accelerator
         hint = f" (--trainer.accelerator {wanted}; auto takes what is there)"
         raise UsageError(f"{error}{'' if wanted in ('auto', 'cpu') else hint}") from error
     return trainer
 
 
 def quieten_logging(task: LightningModule) -> None:
-    """Drop the advice on `sync_dist`, for tasks of ours: they log what all processes have."""
-    if type(task).__module__.startswith("project.tasks."):
+    """Drop the advice on `sync_dist`, for our two tasks: they log what all processes have."""
+    if isinstance(task, ImageClassification | LanguageModeling):
         warnings.filterwarnings(
             "ignore", message=".*recommended to use `self.log.*sync_dist=True.*"
         )
 
 
 def begin(
+    cli: ProjectCLI,
+    trainer: Trainer,
+    keeper: RunRecord,
+    origin: dict[str, Any],
+    stopped: StoppedRun | None,
+) -> None:
+    """Write and show what a run is, or set the files of one that goes on back."""
+    directory = keeper.path.parent
+    if process_rank() == 0:
+        write_beginning(cli, keeper, origin, stopped)
+    announce(trainer, cli.model, cli.datamodule, directory)
+    warn_of_threads(keeper.record)
+    start_wandb(trainer, directory)
+    if stopped is None or stopped.checkpoint is None:
+        log_configuration(trainer.loggers[1:], complete_config(cli), origin)
+    if stopped is not None and trainer.is_global_zero:
+        print(f"going on from step {stopped.global_step:,}", flush=True)
+
+
+def write_beginning(
     cli: ProjectCLI, keeper: RunRecord, origin: dict[str, Any], stopped: StoppedRun | None
 ) -> None:
     """Write what a run is, or set the files of one that goes on back to its checkpoint.
@@ -228,12 +255,12 @@ def is_as_wide(trainer: Trainer, stopped: StoppedRun) -> bool:
 
 
 def end_badly(error: BaseException, keeper: RunRecord, trainer: Trainer) -> None:
-    """Tell run.json and W&B how the run ended, and name a disk that refuses.
+    """Tell run.json, W&B and the user how the run ended, and name a disk that refuses.
 
     Raises:
         RunError: In place of an error of the disk.
     """
-    code = exit_code_of(error)
+    code = exit_code_after(error)
     status = "interrupted" if code in (130, 143) else "failed"
     if isinstance(error, RunPruned):
         status, code = "pruned", 0
@@ -247,9 +274,13 @@ def end_badly(error: BaseException, keeper: RunRecord, trainer: Trainer) -> None
             f"{os.strerror(error.errno)}; make room or give write permission, then go on with "
             f"--resume {keeper.path.parent}"
         ) from error
+    if isinstance(error, SystemExit) and trainer.is_global_zero:
+        print(f"stopped; go on with: python -m project.train --resume {keeper.path.parent}")
+    if isinstance(error, Stopped):
+        trainer.strategy.barrier()  # srun may kill what is left as soon as one has ended
 
 
-def exit_code_of(error: BaseException) -> int:
+def exit_code_after(error: BaseException) -> int:
     """Return 130 for Ctrl-C, what a SystemExit says (by a signal 130 or 143), else 1."""
     if isinstance(error, KeyboardInterrupt):
         return 130
@@ -342,9 +373,7 @@ def measure_best(
         logged = evaluate(
             task, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False
         )
-        found: dict[str, Any] = {}
-        for name, value in (item for part in logged for item in part.items()):
-            found[name.removeprefix(f"{split}/")] = value
+        found = {n.removeprefix(f"{split}/"): v for part in logged for n, v in part.items()}
         metrics[split] = found | getattr(task, "measured", {})
         if trainer.is_global_zero:
             save_outcomes(checkpoint.parent.parent, split, getattr(task, "outcomes", {}))

@@ -12,12 +12,12 @@ from torch import nn
 
 from project.checkpoints.checkpoint_file import DurableCheckpointIO
 from project.checkpoints.resume_point import check_lightning
-from project.checkpoints.run_files import MetricsFile
-from project.configuration import Selection, Speed
+from project.configuration import ProjectCLI, Selection
 from project.costs.throughput import Stopwatch, Throughput
 from project.distributed.processes import SharedData, as_launched, check_launch
 from project.messages import warn
 from project.tracking.dashboards import Events
+from project.tracking.metrics_file import MetricsFile
 from project.tracking.weights_and_biases import start, wandb_logger
 from project.training.progress import progress_display
 
@@ -69,20 +69,11 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 def build_trainer(
-    settings: Namespace,
-    best: Selection,
-    speed: Speed,
-    wandb: Namespace,
-    ours: list[Callback],
-    directory: Path,
-    throughput: Throughput,
+    cli: ProjectCLI, ours: list[Callback], directory: Path, throughput: Throughput
 ) -> Trainer:
     """Return the Trainer of a run.
 
     Args:
-        settings: What Lightning's Trainer takes.
-        speed: What `Speed` takes.
-        wandb: What `Wandb` takes.
         ours: Callbacks that come before the user's.
         directory: Of the run.
         throughput: Takes the profiler's time, unless the settings name another profiler.
@@ -90,7 +81,8 @@ def build_trainer(
     Raises:
         UsageError: If it is for another number of processes than were started.
     """
-    arguments = as_launched(dict(settings))
+    best, speed = cli.config.best, cli.config.speed
+    arguments = as_launched(dict(cli.config_init.trainer))
     torch.set_float32_matmul_precision(speed.matmul)
     callbacks = [*ours, throughput, SharedData(), *as_list(arguments.pop("callbacks"))]
     if speed.compile:
@@ -105,7 +97,7 @@ def build_trainer(
     arguments["enable_model_summary"] = bool(arguments["enable_model_summary"])
     arguments["plugins"] = [*as_list(arguments["plugins"]), DurableCheckpointIO()]
     arguments["default_root_dir"] = str(directory)
-    loggers = loggers_of(arguments.pop("logger"), wandb, directory)
+    loggers = loggers_of(arguments.pop("logger"), cli.config.wandb, directory)
     trainer = Trainer(**arguments, callbacks=callbacks, logger=loggers)
     check_lightning(trainer)
     # `StopRequest` takes the signals. Lightning's handlers wait for other processes, which hangs.

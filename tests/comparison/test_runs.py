@@ -16,11 +16,12 @@ import pytest
 import torch
 import yaml
 
+from project.comparison.files import csv_of, markdown_of
 from project.comparison.leaderboard import Board, leaderboards
+from project.comparison.outcomes import save_outcomes
 from project.comparison.runs import Collection, Group, collect
-from project.comparison.tables import csv_of, markdown_of, text_of
+from project.comparison.terminal import text_of
 from project.messages import UsageError
-from project.training.outcomes import save_outcomes
 
 DIGITS = {"dataset": "Digits", "sha256": {"train": "a", "val": "b", "test": "c"}}
 TEXT = {
@@ -451,3 +452,25 @@ def test_csv_holds_unrounded_means_and_the_directories(tmp_path) -> None:
     assert float(row["test_deviation"]) == 1.0
     assert row["seeds"] == "0 1 2"
     assert row["directories"].split() == [str(run) for run in runs]
+
+
+def test_a_task_of_ones_own_is_ranked_apart_and_claims_no_nats(tmp_path) -> None:
+    config = {"model.class_path": "project.tasks.own.Denoising", "best.mode": "min",
+              "best.monitor": "val/loss"}  # fmt: skip
+    write_run(tmp_path)
+    for width, loss in ((8, 0.3), (16, 0.2)):
+        wide = config | {"model.init_args.network.init_args.width": width}
+        run = write_run(tmp_path, loss, loss, metric="loss", config=wide)
+        save_outcomes(run, "test", {"losses": loss + torch.rand(50) / 100})
+    images, own = boards_of(tmp_path)
+    assert (images.data, len(images.groups), images.metric) == ("Digits", 1, "accuracy")
+    assert (own.data, len(own.groups), own.metric) == ("Digits, Denoising", 2, "loss")
+    found = own.against_first[1]
+    assert found is not None
+    assert found.method.startswith("paired bootstrap over 50 examples")
+    assert found.difference == pytest.approx(0.1, abs=0.01)
+    text = text_of([own], Counter())
+    assert "Digits, Denoising: loss; the best" in text
+    assert "1 against 2: better, +0." in text
+    assert "in the loss" in text
+    assert "nats" not in text

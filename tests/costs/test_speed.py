@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from conftest import logged, only_run, record_of
 from torch import nn
 
 from project.checkpoints.checkpoint_file import read
@@ -97,7 +98,7 @@ def test_threads_are_set_recorded_and_given_back(tmp_path, monkeypatch) -> None:
     other = 1 if before > 1 else 2
     assert command([*SHORT, f"--speed.threads={other}"]) == 0
     assert (torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]) == (before, "1")
-    record = json.loads((runs(tmp_path)[0] / "run.json").read_text())
+    record = record_of(only_run(tmp_path / "runs"))
     assert record["hardware"]["torch_threads"] == other
 
 
@@ -141,16 +142,14 @@ def test_overfit_learns_a_batch_by_heart(tmp_path) -> None:
     profile = str(CONFIGS / "trainer" / "overfit.yaml")
     assert command(["--config", profile, "--trainer.max_epochs=60", "--trainer.accelerator=cpu",
                     "--trainer.check_val_every_n_epoch=60"]) == 0  # fmt: skip
-    lines = (runs(tmp_path)[0] / "metrics.csv").read_text().splitlines()
-    column = lines[0].split(",").index("train/loss")
-    losses = [float(line.split(",")[column]) for line in lines[1:] if line.split(",")[column]]
+    losses = logged(only_run(tmp_path / "runs"), "train/loss")
     assert losses[-1] < 0.01  # of ln 10 = 2.3 at the start
 
 
 def test_profile_says_which_operations_take_the_time(tmp_path) -> None:
     profile = str(CONFIGS / "trainer" / "profile.yaml")
     assert command(["--config", profile, "--trainer.accelerator=cpu"]) == 0
-    (run,) = runs(tmp_path)
+    run = only_run(tmp_path / "runs")
     assert "convolution_backward" in (run / "operations.txt").read_text()
     events = json.loads((run / "operations.json").read_text())["traceEvents"]
     assert sum(event.get("name") == "Optimizer.step#AdamW.step" for event in events) == 10

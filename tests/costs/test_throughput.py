@@ -1,11 +1,9 @@
 """What is said of a run's speed adds up, and stays out of what each repetition has the same."""
 
-import json
-import time
-from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import only_run, record_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from project.costs.throughput import Stopwatch, Throughput
@@ -21,14 +19,10 @@ SHORT = [
 ]  # fmt: skip
 
 
-def record_of(folder: Path) -> tuple[Path, dict[str, Any]]:
-    (path,) = folder.glob("runs/*/run.json")
-    return path.parent, json.loads(path.read_text())
-
-
 def test_the_parts_of_a_batch_add_up_and_mfu_follows(tmp_path) -> None:
     assert command([*SHORT, "--speed.device_peak=1e12"]) == 0
-    directory, record = record_of(tmp_path)
+    directory = only_run(tmp_path / "runs")
+    record = record_of(directory)
     speed = record["speed"]
     parts = speed["data_ms"] + speed["step_ms"] + speed["rest_ms"]
     assert parts == pytest.approx(speed["batch_ms"], rel=1e-3)
@@ -48,13 +42,33 @@ def test_the_parts_of_a_batch_add_up_and_mfu_follows(tmp_path) -> None:
     assert {"speed/batch_ms", "speed/data_ms", "speed/step_ms", "speed/mfu"} <= tags.keys()
 
 
+class Clock:
+    """What the measurement reads in these tests: 0.1 ms a look, and what `sleep` adds."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr("project.costs.throughput.time", self)
+
+    def perf_counter(self) -> float:
+        self.now += 1e-4
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    return Clock(monkeypatch)
+
+
 @pytest.mark.parametrize("slow", ["data", "step", "rest"])
-def test_what_is_slow_is_found(slow, tmp_path, monkeypatch) -> None:
+def test_what_is_slow_is_found(slow, tmp_path, clock, monkeypatch) -> None:
     """50 ms more a batch, in the loader, the network or a callback, and nowhere else."""
 
     def slowed(function: Any) -> Any:
         def slower(*arguments: Any, **keywords: Any) -> Any:
-            time.sleep(0.05)
+            clock.sleep(0.05)
             return function(*arguments, **keywords)
 
         return slower
@@ -78,17 +92,19 @@ def test_what_is_slow_is_found(slow, tmp_path, monkeypatch) -> None:
             slowed(lambda *_: None),
         )
     assert command([*SHORT, "--trainer.max_epochs=1"]) == 0
-    speed = record_of(tmp_path)[1]["speed"]
-    assert 50 <= speed[f"{slow}_ms"] < 50 + 0.5 * speed["batch_ms"]
-    assert speed[f"{slow}_ms"] > 0.6 * speed["batch_ms"]
+    speed = record_of(only_run(tmp_path / "runs"))["speed"]
+    assert speed[f"{slow}_ms"] == pytest.approx(50, abs=1)
+    assert speed["batch_ms"] == pytest.approx(50, abs=2)
 
 
-def test_validations_checkpoints_and_the_first_batch_are_left_out(tmp_path, monkeypatch) -> None:
+def test_validations_checkpoints_and_the_first_batch_are_left_out(
+    tmp_path, clock, monkeypatch
+) -> None:
     step, loader = ImageClassification.training_step, ImageData.train_dataloader
 
     def slow_at_first(self: ImageClassification, batch: Any, batch_idx: int) -> Any:
         if self.global_step == 0:
-            time.sleep(0.5)
+            clock.sleep(0.5)
         return step(self, batch, batch_idx)
 
     def slow_first_fetch(self: ImageData) -> Any:
@@ -97,17 +113,17 @@ def test_validations_checkpoints_and_the_first_batch_are_left_out(tmp_path, monk
 
         def slow(indices: Any, epoch: int) -> Any:
             if is_first:
-                time.sleep(is_first.pop())
+                clock.sleep(is_first.pop())
             return make_batch(indices, epoch)
 
         batches.make_batch = slow
         return batches
 
     def slow_save(self: Any, trainer: Any, module: Any, checkpoint: Any) -> None:
-        time.sleep(0.1)
+        clock.sleep(0.1)
 
     def slow_validation(self: Any, *_: Any) -> None:
-        time.sleep(0.2)
+        clock.sleep(0.2)
 
     monkeypatch.setattr(ImageClassification, "training_step", slow_at_first)
     monkeypatch.setattr(ImageData, "train_dataloader", slow_first_fetch)
@@ -116,15 +132,15 @@ def test_validations_checkpoints_and_the_first_batch_are_left_out(tmp_path, monk
         "project.training.trainer.ValidateAtLastStep.on_validation_batch_end", slow_validation
     )
     assert command([*SHORT, "--checkpoint_minutes=0"]) == 0  # a checkpoint before every step
-    _, record = record_of(tmp_path)
+    record = record_of(only_run(tmp_path / "runs"))
     assert record["warm_up_seconds"] > 1.5
-    assert record["training_seconds"] - record["warm_up_seconds"] < 0.1 * 20
-    assert record["speed"]["batch_ms"] < 100
+    assert record["training_seconds"] - record["warm_up_seconds"] < 0.1
+    assert record["speed"]["batch_ms"] < 2
 
 
 def test_another_profiler_is_left_alone(tmp_path) -> None:
     assert command([*SHORT, "--trainer.profiler=simple"]) == 0
-    speed = record_of(tmp_path)[1]["speed"]
+    speed = record_of(only_run(tmp_path / "runs"))["speed"]
     assert set(speed) == {"batch_ms"}
 
 

@@ -10,6 +10,7 @@ from conftest import write_idx
 from PIL import Image
 
 from project.data import idx
+from project.data.image_files import read_image
 from project.data.image_sets import (
     CIFAR10,
     EMNIST,
@@ -19,9 +20,10 @@ from project.data.image_sets import (
     Digits,
     FashionMNIST,
     ImageFolder,
-    read_image,
+    LabelledImages,
     stratified_folds,
     stratified_sample,
+    take_split,
 )
 
 
@@ -230,3 +232,22 @@ def test_the_real_mnist(real_mnist) -> None:
     assert torch.bincount(test.labels).tolist() == [
         980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda x, y: (x.float(), y), r"images must be torch.uint8 \(N, C, H, W\)"),
+        (lambda x, y: (x[:, 0], y), r"and are torch.uint8 \(6, 8, 8\)"),
+        (lambda x, y: (x.permute(0, 2, 3, 1), y), r"permute\(0, 3, 1, 2\) puts them first"),
+        (lambda x, y: (x.numpy(), y), "images must be a tensor, and not ndarray"),
+        (lambda x, y: (x, y.int()), r"labels must be torch.int64 \(N,\)"),
+        (lambda x, y: (x, y[:5]), "6 images have 5 labels"),
+    ],
+)
+def test_images_and_labels_of_another_kind_are_refused(change, says) -> None:
+    images, labels = change(torch.zeros(6, 1, 8, 8, dtype=torch.uint8), torch.arange(6) % 2)
+    with pytest.raises(ValueError, match=says):
+        LabelledImages(images, labels)
+    with pytest.raises(ValueError, match=says):
+        take_split(images, labels, torch.tensor([0]))

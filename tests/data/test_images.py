@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from project.data.augment import Augmentation
-from project.data.image_sets import Digits
+from project.data.image_sets import Digits, ImageSet, LabelledImages
 from project.data.images import ImageData, pixel_statistics
 
 
@@ -118,7 +118,7 @@ def test_augmentation_depends_on_seed_epoch_and_sample_and_spares_evaluation() -
 
 
 def test_padded_samples_are_labelled_as_ignored() -> None:
-    loader = digits().loader("test", 100)
+    loader = digits().evaluation_loader("test")
     _, labels = loader.make_batch(torch.tensor([0, 1, -1]), 0)
     assert labels[2] == -100
     assert (labels[:2] >= 0).all()
@@ -159,3 +159,24 @@ def test_a_class_with_too_few_images_is_refused_by_name(monkeypatch) -> None:
     monkeypatch.setattr(Digits, "load", lambda self, root: (train, test))
     with pytest.raises(ValueError, match="class '3' of Digits has 1 training images"):
         digits()
+
+
+@pytest.mark.parametrize(
+    ("first", "names", "says"),
+    [
+        (1, ("a", "b"), "run from 1 to 2, and it has 2 class_names"),
+        (-1, ("a", "b"), "run from -1 to 0"),
+        (0, (), "run from 0 to 1, and it has 0 class_names"),
+    ],
+)
+def test_labels_without_a_name_are_refused(first, names, says) -> None:
+    class Own(ImageSet):
+        class_names = names
+
+        def load(self, root):
+            images = torch.zeros(40, 1, 8, 8, dtype=torch.uint8)
+            split = LabelledImages(images, torch.arange(40) % 2 + first)
+            return split, split
+
+    with pytest.raises(ValueError, match=says):
+        ImageData(Own()).setup()

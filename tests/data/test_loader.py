@@ -6,6 +6,7 @@ import signal
 import numpy as np
 import pytest
 import torch
+from conftest import posix
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import Dataset
@@ -81,6 +82,7 @@ def test_fewer_samples_than_processes_are_refused() -> None:
         loader(3, 8, shuffle=True, world_size=4)
 
 
+@posix
 def test_workers_make_the_same_batches_in_every_epoch_and_from_every_place() -> None:
     place = [0, 0]
     options = {"shuffle": True, "seed": 3, "position": lambda: tuple(place)}
@@ -109,12 +111,13 @@ class Deaf(Dataset):
         return signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
 
 
+@posix
 def test_a_signal_to_all_processes_of_a_run_leaves_its_workers() -> None:
     made = SeededLoader(4, 2, seeded_samples(Deaf(), seed=0), num_workers=1)
     assert all(batch.all() for batch in made)
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=posix)])
 def test_samples_draw_by_their_coordinates(num_workers) -> None:
     def batches(batch_size: int, epoch: int, first: int = 0) -> list[list[float]]:
         made = SeededLoader(

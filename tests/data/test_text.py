@@ -5,14 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import ready, text_data
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import Trainer as LightningTrainer
 
+from project.data.cleaning import Cleaning
 from project.data.corpora import PythonDocs, TextCorpus
 from project.data.loader import IGNORED
 from project.data.text import Streams, TextData, Windows, take_windows
-from project.data.token_files import Cleaning
 from project.data.tokenization import BPETokenizer, ByteTokenizer, CharTokenizer
 
 
@@ -30,10 +31,8 @@ def numbered(folder: Path, num_tokens: int = 1000, **options) -> TextData:
         **options,
     }
     corpus = TextCorpus(*paths)
-    data = TextData(corpus, CharTokenizer(), cache_dir=str(folder / "cache"), seed=0, **options)
-    data.prepare_data()
-    data.setup()
-    return data
+    cache = str(folder / "cache")
+    return ready(TextData(corpus, CharTokenizer(), cache_dir=cache, seed=0, **options))
 
 
 def counted(batches) -> list[int]:
@@ -48,7 +47,7 @@ both_ways = pytest.mark.parametrize("streams", [False, True], ids=["windows", "s
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_targets_are_inputs_one_step_later(tmp_path, streams, split) -> None:
     data = numbered(tmp_path, streams=streams, batch_size=4, eval_batch_size=6)
-    for inputs, targets, *_ in data.loader(split, 4 if split == "train" else 6):
+    for inputs, targets, *_ in getattr(data, f"{split}_dataloader")():
         is_counted = targets != IGNORED
         assert (targets == inputs + 1)[is_counted].all()
         assert torch.equal(targets[:, :-1][is_counted[:, 1:]], inputs[:, 1:][is_counted[:, 1:]])
@@ -181,23 +180,12 @@ def test_streams_are_shared_by_processes_row_by_row(tmp_path) -> None:
 
 @both_ways
 def test_no_window_crosses_the_split(tmp_path, streams) -> None:
-    path = tmp_path / "text.txt"
-    path.write_text("a" * 503 + "b" * 63 + "c" * 63)
-    data = TextData(
-        TextCorpus(str(path)),
-        context_length=8,
-        batch_size=3,
-        eval_batch_size=2,
-        streams=streams,
-        val_fraction=63 / 629,
-        test_fraction=63 / 629,
-        cache_dir=str(tmp_path / "cache"),
-    )
-    data.prepare_data()
-    data.setup()
+    text, share = "a" * 503 + "b" * 63 + "c" * 63, 63 / 629
+    options = {"context_length": 8, "batch_size": 3, "eval_batch_size": 2, "streams": streams}
+    data = ready(text_data(tmp_path, text, val_fraction=share, test_fraction=share, **options))
     for split, letter in (("train", "a"), ("val", "b"), ("test", "c")):
         seen = set()
-        for inputs, targets, *_ in data.loader(split, 3):
+        for inputs, targets, *_ in getattr(data, f"{split}_dataloader")():
             seen |= set(inputs.unique().tolist()) | set(targets.unique().tolist())
         assert seen - {IGNORED} == {ord(letter)}
 
@@ -225,12 +213,8 @@ def test_too_few_tokens_for_streams_are_refused(tmp_path) -> None:
 
 
 def test_nothing_to_validate_on_is_refused(tmp_path) -> None:
-    path = tmp_path / "text.txt"
-    path.write_text("a" * 100)
-    data = TextData(TextCorpus(str(path)), val_fraction=0.0, cache_dir=str(tmp_path / "cache"))
-    data.prepare_data()
     with pytest.raises(ValueError, match=r"leaves 0 tokens to validate on.*--data.val_fraction"):
-        data.setup()
+        ready(text_data(tmp_path, "a" * 100, val_fraction=0.0))
 
 
 @pytest.mark.parametrize(
@@ -249,8 +233,7 @@ def test_numbers_out_of_range_are_refused(options, message) -> None:
 
 def test_a_checkpoint_brings_the_tokenizer_back(tmp_path) -> None:
     data = TextData(PythonDocs(), BPETokenizer(300), cache_dir=str(tmp_path / "cache"))
-    data.prepare_data()
-    data.setup()
+    ready(data)
     twin = TextData(PythonDocs(), BPETokenizer(300), cache_dir=str(tmp_path / "other"))
     twin.load_state_dict(data.state_dict())
     assert twin.tokenizer.vocabulary == data.tokenizer.vocabulary
@@ -259,19 +242,14 @@ def test_a_checkpoint_brings_the_tokenizer_back(tmp_path) -> None:
 
 @pytest.mark.parametrize("tokenizer", [CharTokenizer, BPETokenizer, ByteTokenizer])
 def test_another_text_is_read_with_the_tokenizer_of_the_checkpoint(tmp_path, tokenizer) -> None:
-    for name, text in (("one", "abcab cab\n" * 50), ("other", "bca zab\n" * 40)):
-        (tmp_path / f"{name}.txt").write_text(text)
-    cache = str(tmp_path / "cache")
-    options = {"context_length": 8, "cache_dir": cache}
-    trained = TextData(TextCorpus(str(tmp_path / "one.txt")), tokenizer(), **options)
-    trained.prepare_data()
-    trained.setup()
-    again = TextData(TextCorpus(str(tmp_path / "one.txt")), tokenizer(), **options)
-    other = TextData(TextCorpus(str(tmp_path / "other.txt")), tokenizer(), **options)
+    (tmp_path / "other").mkdir()
+    text, strange = "abcab cab\n" * 50, "bca zab\n" * 40
+    trained = ready(text_data(tmp_path, text, tokenizer(), context_length=8))
+    again = text_data(tmp_path, text, tokenizer(), context_length=8)
+    other = text_data(tmp_path / "other", strange, tokenizer(), context_length=8)
     for data in (again, other):
         data.load_state_dict(trained.state_dict())
-        data.prepare_data()
-        data.setup("test")
+        ready(data, "test")
         assert data.tokenizer.vocabulary == trained.tokenizer.vocabulary
     assert again.token_file.was_cached
     text = other.tokenizer.decode(other.splits["train"].tolist())
@@ -279,16 +257,8 @@ def test_another_text_is_read_with_the_tokenizer_of_the_checkpoint(tmp_path, tok
 
 
 def test_a_short_text_can_be_evaluated_whole(tmp_path) -> None:
-    (tmp_path / "short.txt").write_text("abc abc\n")
-    data = TextData(
-        TextCorpus(str(tmp_path / "short.txt")),
-        context_length=64,
-        val_fraction=0,
-        test_fraction=0,
-        cache_dir=str(tmp_path / "cache"),
-    )
-    data.prepare_data()
-    data.setup("test")
+    data = ready(text_data(tmp_path, "abc abc\n", val_fraction=0, test_fraction=0), "test")
+    assert data.context_length == 64
     (batch,) = data.evaluation_loader("train")
     assert (batch.targets != -100).sum() == 7
     assert batch.starts.tolist() == [0]
@@ -299,8 +269,7 @@ def test_a_text_that_is_changed_or_gone_after_setup_does_not_matter(tmp_path) ->
     characters = data.tokenizer.vocabulary
     (tmp_path / "train.txt").write_text("another text")
     (tmp_path / "val.txt").unlink()
-    data.prepare_data()  # as Lightning does before each stage
-    data.setup("test")
+    ready(data, "test")  # as Lightning does before each stage
     assert data.tokenizer.vocabulary == characters
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
@@ -316,18 +285,8 @@ def test_a_checkpoint_whose_tokens_mean_something_else_is_refused(tmp_path) -> N
 
 
 def test_a_prompt_is_cleaned_as_the_text_was(tmp_path) -> None:
-    path = tmp_path / "text.txt"
-    path.write_text("caf\u00e9 au lait\n" * 20, encoding="utf-8")
-    cleaning = Cleaning(lower_case=True, normal_form="NFC")
-    data = TextData(
-        TextCorpus(str(path)),
-        CharTokenizer(),
-        cleaning=cleaning,
-        cache_dir=str(tmp_path / "c"),
-        context_length=8,
-    )
-    data.prepare_data()
-    data.setup()
+    options = {"cleaning": Cleaning(lower_case=True, normal_form="NFC"), "context_length": 8}
+    data = ready(text_data(tmp_path, "caf\u00e9 au lait\n" * 20, CharTokenizer(), **options))
     assert data.tokenizer.decode(data.prompt_tokens("CAFE\u0301\r\n\x07")) == "caf\u00e9\n"
     with pytest.raises(ValueError, match="the prompt has 'xy', which is not among the 10"):
         data.prompt_tokens("Xylit")
@@ -337,19 +296,14 @@ def test_a_prompt_is_cleaned_as_the_text_was(tmp_path) -> None:
 
 
 def test_a_split_that_is_not_there_is_named(tmp_path) -> None:
-    path = tmp_path / "text.txt"
-    path.write_text("a" * 1000)
-    data = TextData(TextCorpus(str(path)), test_fraction=0.0, cache_dir=str(tmp_path / "c"))
-    data.prepare_data()
-    data.setup()
+    data = ready(text_data(tmp_path, "a" * 1000, test_fraction=0.0))
     with pytest.raises(ValueError, match=r"no test split: set --data.test_fraction above 0"):
         data.test_dataloader()
 
 
 def test_embedded_docs_need_no_file(tmp_path) -> None:
     data = TextData(PythonDocs(), root=str(tmp_path / "nothing"))
-    data.prepare_data()
-    data.setup()
+    ready(data)
     batch = next(iter(data.train_dataloader()))
     assert batch.inputs.shape == (32, 64)
     assert "PythonDocs" in data.summary()

@@ -2,35 +2,26 @@
 
 import dataclasses
 import json
-import re
 import subprocess
 import sys
-import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
 from project.data import token_files
+from project.data.cleaning import Cleaning
 from project.data.corpora import PythonDocs, TextCorpus, TinyShakespeare
-from project.data.token_files import (
-    Cleaning,
-    Preparation,
-    TokenFile,
-    clean,
-    no_counts,
-    prepare,
-)
+from project.data.token_files import Preparation, TokenFile, prepare
 from project.data.tokenization import BPETokenizer, ByteTokenizer, CharTokenizer, Tokenizer
 
 TEXT = "".join(f"line {i} of a text, {'abcdefghij'[i % 10] * 3}\n" for i in range(200))
 
 
 def preparation(path: Path, tokenizer: Tokenizer | None = None, **options) -> Preparation:
+    ours = {n: options.pop(n) for n in ("val_path", "test_path", "encoding") if n in options}
     return Preparation(
-        TextCorpus(str(path), encoding=options.pop("encoding", "utf-8")),
+        TextCorpus(str(path), **ours),
         tokenizer or ByteTokenizer(),
         Cleaning(**options.pop("cleaning", {})),
         options.pop("val_fraction", 0.1),
@@ -51,56 +42,6 @@ def text(tmp_path: Path) -> Path:
 
 def kept_in(cache: Path) -> list[str]:
     return sorted(path.name for path in cache.iterdir()) if cache.exists() else []
-
-
-# Cleaning
-
-
-def cleaned(text: str, block_size: int, cleaning: Cleaning) -> tuple[str, dict[str, int]]:
-    counts = no_counts()
-    blocks = [(text[i : i + block_size], False) for i in range(0, len(text), block_size)]
-    return "".join(clean([*blocks, ("", True)], cleaning, counts)), counts
-
-
-@settings(deadline=None)
-@given(
-    text=st.text(st.sampled_from("ab \n\r\t\x00\x85\ufeff\u0301e\u00c9\u1e9b\u0323\u03a3")),
-    block_size=st.integers(1, 5),
-    lower_case=st.booleans(),
-    normal_form=st.sampled_from([None, "NFC", "NFD", "NFKC"]),
-)
-@example(text="a\r\nb\r\rc\r", block_size=2, lower_case=False, normal_form=None)
-@example(text="\ufeff\ufeffa", block_size=1, lower_case=False, normal_form=None)
-@example(text="x e\u0301 \u03a3\u03a3 y", block_size=1, lower_case=True, normal_form="NFC")
-def test_cleaning_does_not_depend_on_the_blocks(text, block_size, lower_case, normal_form) -> None:
-    cleaning = Cleaning(lower_case=lower_case, normal_form=normal_form)
-    result, counts = cleaned(text, block_size, cleaning)
-    assert (result, counts) == cleaned(text, 1000, cleaning)
-    expected = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-    expected = re.sub("[\x00\x85]", "", expected)
-    expected = unicodedata.normalize(normal_form, expected) if normal_form else expected
-    assert result == (expected.lower() if lower_case else expected)
-    assert counts["read"] == len(text)
-    assert counts["kept"] == len(result)
-    if not (lower_case or normal_form):
-        dropped = counts["newlines_merged"] + counts["control_dropped"] + counts["marks_dropped"]
-        assert counts["kept"] + dropped == counts["read"]
-
-
-def test_cleaning_a_long_text_without_spaces_keeps_little_in_memory(monkeypatch) -> None:
-    monkeypatch.setattr(token_files, "MAX_LINE_BYTES", 100)
-    text = "ACGTE\u0301" * 1000
-    counts, longest, result = no_counts(), 0, []
-    blocks = [(text[i : i + 50], i + 50 >= len(text)) for i in range(0, len(text), 50)]
-    for piece in clean(blocks, Cleaning(lower_case=True, normal_form="NFC"), counts):
-        longest = max(longest, len(piece))
-        result.append(piece)
-    assert "".join(result) == unicodedata.normalize("NFC", text).lower()
-    assert longest < 200
-
-
-def test_control_characters_can_be_kept() -> None:
-    assert cleaned("a\x00\x85\tb", 10, Cleaning(control_characters=True))[0] == "a\x00\x85\tb"
 
 
 # Splits
@@ -139,10 +80,8 @@ def test_no_character_is_cut_by_a_split(tmp_path, val_fraction) -> None:
 def test_validation_and_test_may_be_files_of_their_own(text) -> None:
     for name in ("val", "test"):
         text.with_name(f"{name}.txt").write_text(f"this is the {name} text")
-    corpus = TextCorpus(str(text), str(text.with_name("val.txt")), str(text.with_name("test.txt")))
-    file = prepare(
-        Preparation(corpus, ByteTokenizer(), Cleaning(), 0.1, 0.1), text.parent, text.parent / "c"
-    )
+    paths = {f"{name}_path": str(text.with_name(f"{name}.txt")) for name in ("val", "test")}
+    file = prepared(text, **paths)
     assert bytes(file.tokens("train")).decode() == TEXT
     assert bytes(file.tokens("val")).decode() == "this is the val text"
     assert bytes(file.tokens("test")).decode() == "this is the test text"
@@ -333,9 +272,8 @@ def test_other_encodings_are_read(tmp_path, encoding) -> None:
 def test_an_empty_text_of_another_split_is_named_with_its_own_counts(text, name) -> None:
     empty = text.with_name("empty.txt")
     empty.write_bytes(b"\x00")
-    corpus = TextCorpus(str(text), **{f"{name}_path": str(empty)})
-    with pytest.raises(ValueError, match=r"empty.txt' is empty: 1 characters read and none kept"):
-        prepare(Preparation(corpus, ByteTokenizer(), Cleaning(), 0.1, 0.1), text, text.parent / "c")
+    message = refusal(text, **{f"{name}_path": str(empty)})
+    assert "empty.txt' is empty: 1 characters read and none kept" in message
 
 
 def test_utf16_without_a_mark_names_the_remedy(tmp_path) -> None:

@@ -10,6 +10,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from conftest import posix
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins import TorchSyncBatchNorm
 from lightning.pytorch.trainer.states import TrainerFn
@@ -39,6 +40,7 @@ SCRIPT = Path(__file__).with_name("sharded_runs.py")
 SLOW = ("accumulated", "lstm", "cnn", "channels_last", "others", "compiled", "killed", "damaged")
 
 
+@posix
 @pytest.mark.parametrize(
     "scenario",
     [

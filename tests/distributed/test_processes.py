@@ -1,18 +1,20 @@
 """The same numbers on one process and on several, on one node and on two."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from conftest import only_run, posix, record_of
 from launch import free_port, torchrun, train
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset
 
 from project.checkpoints.checkpoint_file import read
+from project.comparison.outcomes import load_outcomes
 from project.data.image_sets import Digits
 from project.data.images import ImageData
 from project.data.loader import SeededLoader
@@ -35,6 +37,7 @@ TEXT = [
     "--model.optimizer.lr=0.5", "--trainer.max_steps=12", "--trainer.val_check_interval=12",
     "--trainer.limit_val_batches=3", "--trainer.limit_test_batches=3", "--model.sample_tokens=0",
 ]  # fmt: skip
+STREAMS = [*TEXT, "--model.network=RNNLanguageModel", "--data.streams=true"]
 SHAPES = {  # name: (processes, nodes, accumulated batches)
     "two processes": (2, 1, 1),
     "three processes": (3, 1, 1),
@@ -56,8 +59,7 @@ def run(arguments: list[str], folder: Path, processes: int, nodes: int, accumula
     launched = torchrun(processes, nodes) if processes > 1 else [{}]
     codes = train(arguments, folder, launched)
     assert codes == [0] * processes, (folder / "0.txt").read_text()[-3000:]
-    (directory,) = (folder / "runs").iterdir()
-    return directory
+    return only_run(folder / "runs")
 
 
 def weights(directory: Path) -> dict[str, torch.Tensor]:
@@ -65,15 +67,17 @@ def weights(directory: Path) -> dict[str, torch.Tensor]:
 
 
 def measured(directory: Path) -> dict[str, Any]:
-    return json.loads((directory / "run.json").read_text())["metrics"]
+    return record_of(directory)["metrics"]
 
 
-@pytest.fixture(scope="module", params=["images", "text"])
+@pytest.fixture(
+    scope="module", params=[IMAGES, TEXT, pytest.param(STREAMS, marks=pytest.mark.slow)],
+    ids=["images", "windows", "streams"],
+)  # fmt: skip
 def one_process(request, tmp_path_factory) -> tuple[list[str], Path]:
     """A kind of run, and one of it on one process."""
-    arguments = IMAGES if request.param == "images" else TEXT
     folder = tmp_path_factory.mktemp("alone") / "run"
-    return arguments, run(arguments, folder, 1, 1, 1)
+    return request.param, run(request.param, folder, 1, 1, 1)
 
 
 every_shape = pytest.mark.parametrize(
@@ -82,13 +86,14 @@ every_shape = pytest.mark.parametrize(
 )  # fmt: skip
 
 
+@posix
 @every_shape
 def test_the_same_steps_on_any_number_of_processes(one_process, shape, tmp_path) -> None:
     arguments, one = one_process
     several = run(arguments, tmp_path / "run", *SHAPES[shape])
     a, b = weights(one), weights(several)
     assert max((a[name] - b[name]).abs().max().item() for name in a) < 1e-6
-    record = json.loads((several / "run.json").read_text())
+    record = record_of(several)
     assert record["hardware"]["processes"] == SHAPES[shape][0]
     for split, figures in measured(one).items():
         others = measured(several)[split]
@@ -96,18 +101,22 @@ def test_the_same_steps_on_any_number_of_processes(one_process, shape, tmp_path)
         assert others["loss"]["count"] == figures["loss"]["count"]  # none twice, none left out
         if "confusion" in figures:
             assert others["confusion"] == figures["confusion"]
+        losses, other_losses = (load_outcomes(place, split)["losses"] for place in (one, several))
+        np.testing.assert_allclose(losses, other_losses, rtol=1e-3, atol=1e-5)  # of each example
 
 
+@posix
 def test_what_a_step_is_made_of_is_printed_and_speeds_add_up(tmp_path) -> None:
     directory = run([*IMAGES, "--trainer.max_epochs=1"], tmp_path / "run", 2, 1, 2)
     printed = (tmp_path / "run" / "0.txt").read_text()
     assert "a step is 12 rows x 2 processes x 2 batches = 48" in printed
     assert "would be x 4 (SGD) or x 2.00 (Adam)" in printed
-    record = json.loads((directory / "run.json").read_text())
+    record = record_of(directory)
     batch = record["speed"]["batch_ms"] / 1000
     assert record["images_per_second"] == pytest.approx(2 * 12 / batch, rel=0.01)
 
 
+@posix
 @pytest.mark.parametrize("devices", ["1", "3"])
 def test_other_processes_than_were_started_are_refused(devices, tmp_path) -> None:
     arguments = [*IMAGES, f"--trainer.devices={devices}"]
@@ -118,22 +127,24 @@ def test_other_processes_than_were_started_are_refused(devices, tmp_path) -> Non
     assert not list((tmp_path / "runs").glob("*"))
 
 
+@posix
 def test_sigterm_on_one_process_stops_all_and_the_run_goes_on_exactly(tmp_path) -> None:
     whole = run(IMAGES, tmp_path / "whole", 2, 1, 1)
     folder = tmp_path / "stopped"
     typed = [*IMAGES, "--data.batch_size=24", "--data.eval_batch_size=24"]
     assert train(typed, folder, torchrun(2), sigterm=(1, 10)) == [143, 143]
-    (directory,) = (folder / "runs").iterdir()
-    record = json.loads((directory / "run.json").read_text())
+    directory = only_run(folder / "runs")
+    record = record_of(directory)
     assert (record["status"], record["exit_code"]) == ("interrupted", 143)
     assert train(["--resume", str(directory)], folder, torchrun(2)) == [0, 0]
-    record = json.loads((directory / "run.json").read_text())
+    record = record_of(directory)
     assert record["resumed"][0]["from_step"] == 11
     a, b = weights(whole), weights(directory)
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert measured(whole) == measured(directory)
 
 
+@posix
 @pytest.mark.slow
 def test_two_nodes_by_torchrun_itself(tmp_path) -> None:
     """On loopback, a process each: nothing of this is emulated."""
@@ -150,12 +161,12 @@ def test_two_nodes_by_torchrun_itself(tmp_path) -> None:
         for rank in range(2)
     ]
     assert [node.wait(timeout=200) for node in nodes] == [0, 0]
-    (directory,) = (tmp_path / "runs").iterdir()
-    several = weights(directory)
+    several = weights(only_run(tmp_path / "runs"))
     one = weights(run(IMAGES, tmp_path / "one", 1, 1, 1))
     assert max((one[name] - several[name]).abs().max().item() for name in one) < 1e-6
 
 
+@posix
 def test_a_trial_run_is_as_wide_as_it_was_started(tmp_path) -> None:
     tried = [*IMAGES, "--trainer.fast_dev_run=true"]
     assert train(tried, tmp_path / "two", torchrun(2)) == [0, 0]

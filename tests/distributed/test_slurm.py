@@ -18,11 +18,15 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import only_run, record_of
 
 from project.configuration import PACKAGE
 from project.distributed.slurm import begun_before
 from project.tasks.image_classification import ImageClassification
 from project.training.command import command
+
+if not hasattr(signal, "SIGUSR1"):
+    pytest.skip("Windows has no SIGUSR1, which SLURM sends", allow_module_level=True)
 
 TINY = ["--trainer.accelerator=cpu", "--trainer.precision=32-true", "--model.network=MLP",
         "--model.network.width=8", "--trainer.max_epochs=3", "--trainer.limit_train_batches=4",
@@ -90,15 +94,6 @@ def stopped(monkeypatch) -> Callable[..., int]:
             return command(arguments)
 
     return train
-
-
-def record_of(run: Path) -> dict[str, Any]:
-    return json.loads((run / "run.json").read_text())
-
-
-def only_run(runs: str | Path) -> Path:
-    (run,) = Path(runs).iterdir()
-    return run
 
 
 def is_equal(run: Path, other: Path) -> bool:
@@ -286,6 +281,7 @@ def test_which_run_an_earlier_start_began(in_job, tmp_path, record, is_found) ->
     damaged = tmp_path / "runs" / "20261125-101600_mine_cd34"
     for directory, content in ((run, json.dumps(record)), (damaged, "{")):
         directory.mkdir(parents=True)
+        (directory / "config.yaml").write_text("{}")
         (directory / "run.json").write_text(content)
     in_job(restarts=2)
     assert begun_before(tmp_path / "runs", "train") == (run if is_found else None)

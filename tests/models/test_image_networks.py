@@ -6,8 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import networks_with
-from torch import nn
+from conftest import awake, networks_with
 
 from project.models.rnn import RNN
 
@@ -20,12 +19,6 @@ def cases() -> Iterator[object]:
 
 
 every_network = pytest.mark.parametrize(("cls", "options"), list(cases()))
-
-
-def awake(network: nn.Module) -> nn.Module:
-    """Give the zero-initialised head weights, so that logits depend on the input."""
-    nn.init.normal_(network.head.weight)
-    return network
 
 
 def test_four_architectures_are_found() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import networks_with
+from conftest import awake, networks_with
 from torch import Tensor, nn
 
 from project.models.cnn import CausalCNN
@@ -23,8 +23,6 @@ from project.models.transformer import (
 )
 
 V = 11
-
-
 VARIANTS: list[tuple[type[nn.Module], dict[str, object]]] = [
     (RNNLanguageModel, {"cell": "elman"}),
     (RNNLanguageModel, {"cell": "gru"}),
@@ -49,20 +47,11 @@ every_network = pytest.mark.parametrize(("cls", "options"), list(cases()))
 every_reader = pytest.mark.parametrize(  # networks that read on from a state
     ("cls", "options"), [case for case in cases() if hasattr(case.values[0], "extend")]
 )
-GAINS = ("out.weight", "gain", "head.weight")  # zero at the start, or next to it
 
 
 def build(cls: type[nn.Module], options: dict[str, object], **more: object) -> nn.Module:
     width = 16 if cls is not MLPLanguageModel else 24
     return cls(**{"vocab_size": V, "width": width, **options, **more})  # type: ignore[arg-type]
-
-
-def awake(network: nn.Module) -> nn.Module:
-    """Give what starts at zero some weights, so that every path of the network counts."""
-    for name, parameter in network.named_parameters():
-        if not parameter.any() or name.endswith(GAINS):
-            nn.init.normal_(parameter, std=0.5)
-    return network
 
 
 def some_tokens(rows: int = 2, length: int = 24) -> Tensor:

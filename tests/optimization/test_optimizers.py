@@ -1,13 +1,23 @@
-"""Schedule and optimizer against their definitions."""
+"""Schedule and optimizers against their definitions, and in a training."""
 
 import copy
+import functools
+import inspect
 
 import pytest
 import torch
+from conftest import quiet_trainer
+from lightning.pytorch.cli import ReduceLROnPlateau
 from torch import nn
 
+from project.data.image_sets import Digits
+from project.data.images import ImageData
+from project.models.cnn import CNN
+from project.models.mlp import MLP
 from project.optimization.muon import MuonAdamW, orthogonalise
+from project.optimization.optimizers import parameter_groups
 from project.optimization.schedule import WarmupDecay
+from project.tasks.image_classification import ImageClassification
 
 
 def rates(**options) -> list[float]:
@@ -106,3 +116,85 @@ def test_state_survives_a_round_trip() -> None:
     stepped(first, optimizer, 2)
     stepped(second, restored, 2)
     assert torch.equal(first, second)
+
+
+# In a task
+
+
+def small_mlp() -> MLP:
+    network = MLP(image_size=8, width=16, depth=1, dropout=0.0)
+    nn.init.normal_(network.head.weight)
+    return network
+
+
+OPTIMIZERS = [
+    cls
+    for _, cls in inspect.getmembers(torch.optim, inspect.isclass)
+    # SparseAdam needs sparse gradients, LBFGS takes no parameter groups, Muon only matrices.
+    if cls is not torch.optim.Optimizer and cls.__name__ not in ("SparseAdam", "LBFGS", "Muon")
+]
+
+
+@pytest.mark.parametrize("cls", [*OPTIMIZERS, MuonAdamW], ids=lambda cls: cls.__name__)
+def test_any_optimizer_trains_and_spares_vectors_the_decay(cls, tmp_path) -> None:
+    task = ImageClassification(
+        small_mlp(), optimizer=cls, scheduler=functools.partial(WarmupDecay, warmup=0.2)
+    )
+    before = [p.clone() for p in task.parameters()]
+    data = ImageData(Digits(), batch_size=256)
+    trainer = quiet_trainer(tmp_path, max_epochs=2)
+    trainer.fit(task, data)
+    groups = trainer.optimizers[0].param_groups
+    counts = [sum(p.numel() for p in group["params"]) for group in groups]
+    assert sum(counts) == sum(p.numel() for p in task.network.parameters())
+    assert all(g.get("weight_decay", 0) == 0 for g in groups for p in g["params"] if p.ndim < 2)
+    assert all(torch.isfinite(p).all() for p in task.parameters())
+    assert all((p != old).any() for p, old in zip(task.parameters(), before, strict=True))
+
+
+def test_schedules_step_once_an_optimizer_step(tmp_path) -> None:
+    task = ImageClassification(
+        small_mlp(),
+        optimizer=functools.partial(torch.optim.SGD, lr=1.0),
+        scheduler=functools.partial(torch.optim.lr_scheduler.StepLR, step_size=3, gamma=0.1),
+    )
+    trainer = quiet_trainer(tmp_path, max_steps=7)
+    trainer.fit(task, ImageData(Digits(), batch_size=100))
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.01)
+
+
+def test_plateau_scheduler_follows_its_metric(tmp_path) -> None:
+    task = ImageClassification(
+        small_mlp(),
+        optimizer=functools.partial(torch.optim.SGD, lr=0.1),
+        # The loss falls, and more is asked for: every epoch but the first is a bad one.
+        scheduler=functools.partial(
+            ReduceLROnPlateau, monitor="val/loss", mode="max", patience=0, factor=0.5
+        ),
+    )
+    trainer = quiet_trainer(tmp_path, max_epochs=3)
+    trainer.fit(task, ImageData(Digits(), batch_size=500))
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1 / 4)
+
+
+def test_a_schedule_without_an_end_is_refused(tmp_path) -> None:
+    task = ImageClassification(small_mlp(), scheduler=WarmupDecay)
+    with pytest.raises(ValueError, match="WarmupDecay needs the length of the run"):
+        quiet_trainer(tmp_path, max_epochs=-1).fit(task, ImageData(Digits()))
+
+
+def test_hidden_weights_are_told_from_the_head() -> None:
+    network = CNN(width=4)
+    hidden, other, vectors = parameter_groups(network)
+    assert {id(p) for p in other["params"]} == {id(network.head.weight)}
+    assert all(p.ndim == 4 for p in hidden["params"])
+    assert all(p.ndim == 1 for p in vectors["params"])
+    assert vectors["weight_decay"] == 0
+
+
+def test_frozen_and_tied_parameters_are_optimized_once_or_not_at_all() -> None:
+    network = nn.ModuleDict({"embedding": nn.Embedding(5, 3), "head": nn.Linear(3, 5)})
+    network["head"].weight = network["embedding"].weight
+    network["head"].bias.requires_grad_(False)
+    groups = parameter_groups(network)
+    assert [len(group["params"]) for group in groups] == [1]

@@ -10,9 +10,7 @@ import dataclasses
 import errno
 import hashlib
 import http.server
-import json
 import os
-import resource
 import shutil
 import signal
 import sys
@@ -24,6 +22,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import only_run, record_of
 from filelock import FileLock
 from kill_matrix import ROWS, as_bytes, differences, prepare, strip
 from lightning.pytorch import LightningModule, Trainer
@@ -41,6 +40,7 @@ from project.training import run_directory
 from project.training.command import command as train
 from project.training.run import is_as_wide
 
+resource = pytest.importorskip("resource", reason="Windows has neither these limits nor fork")
 MLP = next(row for row in ROWS if row.name == "MLP")
 SHORT = ("--config", "config.yaml", "--trainer.max_epochs=2")  # 16 steps
 STEP = ImageClassification.training_step
@@ -94,7 +94,7 @@ class Case:
 
     def __init__(self, folder: Path, whole: Path, capfd: Any, record: Any) -> None:
         self.folder, self.whole, self.capfd, self.record = folder, whole, capfd, record
-        (self.run,) = (folder / "runs").iterdir()
+        self.run = only_run(folder / "runs")
         self.last = self.run / "checkpoints" / "last.ckpt"
         self.previous = self.run / "checkpoints" / "previous.ckpt"
 
@@ -123,19 +123,34 @@ class Case:
         assert self.fingerprint() == before
         return text
 
+    def not_built(self, content: dict[str, Any]) -> str:
+        """Ask for the objects in a checkpoint that names what it may not. Return the line."""
+        with pytest.raises(UsageError) as refusal:
+            rebuild(content, [])
+        self.record("code", 2)
+        self.record("answer", f"error: {refusal.value}")
+        return str(refusal.value)
+
+    def resume_refused(self, *arguments: str) -> str:
+        return self.refused("--resume", f"runs/{self.run.name}", *arguments)
+
     def fingerprint(self) -> dict[str, str]:
         files = [p for p in self.folder.rglob("*") if p.is_file() and p.name != ".lock"]
         return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
+    def ends_as_if_never_stopped(self) -> None:
+        assert self.resume()[0] == 0
+        assert self.is_as_if_never_stopped()
+
     def is_as_if_never_stopped(self) -> bool:
-        (other,) = (self.whole / "runs").iterdir()
+        other = only_run(self.whole / "runs")
         name = Path("checkpoints", "last.ckpt")
         found = differences(strip(read(other / name)), strip(read(self.run / name)))
         same_rows = [(d / "metrics.csv").read_text() for d in (other, self.run)]
         return not found and same_rows[0] == same_rows[1]
 
     def state(self) -> dict[str, Any]:
-        return json.loads((self.run / "run.json").read_text())
+        return record_of(self.run)
 
 
 @pytest.fixture
@@ -175,14 +190,13 @@ def test_killed_before_the_first_checkpoint(case) -> None:
     """killed before its first checkpoint -> begins again in its directory, the same run"""
     shutil.rmtree(case.run / "checkpoints")
     (case.run / "metrics.csv").unlink()
-    assert case.resume()[0] == 0
-    assert case.is_as_if_never_stopped()
+    case.ends_as_if_never_stopped()
 
 
 def test_rows_but_no_checkpoint(case) -> None:
     """metrics are there and the checkpoints are gone -> refused, metrics kept, exit code 2"""
     shutil.rmtree(case.run / "checkpoints")
-    assert "has no checkpoint to go on from" in case.refused("--resume", f"runs/{case.run.name}")
+    assert "has no checkpoint to go on from" in case.resume_refused()
 
 
 def test_the_newest_checkpoint_is_cut_short(case) -> None:
@@ -210,14 +224,13 @@ def test_all_checkpoints_are_damaged(case) -> None:
     """both checkpoints are damaged -> refused, nothing changed, exit code 2"""
     for path in (case.last, case.previous):
         edit(path, 1000, lambda byte: byte ^ 1)
-    assert "no whole checkpoint" in case.refused("--resume", f"runs/{case.run.name}")
+    assert "no whole checkpoint" in case.resume_refused()
 
 
 def test_a_newer_file_with_a_name_alike(case) -> None:
     """a newer file lastfoo.ckpt lies beside -> it is not taken"""
     (case.run / "checkpoints" / "lastfoo.ckpt").write_bytes(b"something else")
-    assert case.resume()[0] == 0
-    assert case.is_as_if_never_stopped()
+    case.ends_as_if_never_stopped()
 
 
 def test_a_finished_run(case, runs) -> None:
@@ -244,8 +257,7 @@ def test_stopped_again_after_a_damaged_checkpoint(case, monkeypatch) -> None:
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
     assert read(case.previous, must_have_hash=True)
-    assert case.resume()[0] == 0
-    assert case.is_as_if_never_stopped()
+    case.ends_as_if_never_stopped()
 
 
 def test_a_checkpoint_that_another_wrote(case) -> None:
@@ -263,7 +275,7 @@ def test_metrics_that_are_gone(case) -> None:
     """metrics.csv is shorter than at the checkpoint -> refused, nothing changed, exit code 2"""
     path = case.run / "metrics.csv"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]))
-    assert "metrics.csv of" in case.refused("--resume", f"runs/{case.run.name}")
+    assert "metrics.csv of" in case.resume_refused()
 
 
 def test_code_that_was_changed(case) -> None:
@@ -277,7 +289,7 @@ def test_code_that_was_changed(case) -> None:
 def test_a_finished_run_with_other_flags(case) -> None:
     """--resume of a finished run with another number -> refused, not ignored, exit code 2"""
     assert case.resume()[0] == 0
-    text = case.refused("--resume", f"runs/{case.run.name}", "--data.batch_size=8")
+    text = case.resume_refused("--data.batch_size=8")
     assert "data.batch_size was 16 and is 8" in text
 
 
@@ -307,14 +319,13 @@ def test_a_run_with_a_fixed_schedule_made_longer(case) -> None:
     prepare(next(row for row in ROWS if row.name == "MLP, OneCycle"), case.folder / "cycle")
     os.chdir(case.folder / "cycle")
     assert train([*SHORT]) == 0
-    (directory,) = Path("runs").iterdir()
-    text = case.refused("--resume", str(directory), "--trainer.max_epochs=3")
+    text = case.refused("--resume", str(only_run("runs")), "--trainer.max_epochs=3")
     assert "ends at a step that was fixed" in text
 
 
 def test_another_batch_size(case) -> None:
     """--data.batch_size is another than it was -> refused, exit code 2"""
-    text = case.refused("--resume", f"runs/{case.run.name}", "--data.batch_size=8")
+    text = case.resume_refused("--data.batch_size=8")
     assert "data.batch_size was 16 and is 8" in text
 
 
@@ -329,20 +340,20 @@ def test_another_batch_size_by_force(case) -> None:
 def test_another_learning_rate(case) -> None:
     """another learning rate, which the checkpoint would undo -> refused, even with --force"""
     for force in ([], ["--force"]):
-        text = case.refused("--resume", f"runs/{case.run.name}", "--model.optimizer.lr=0.5", *force)
+        text = case.resume_refused("--model.optimizer.lr=0.5", *force)
         assert "model.optimizer.lr was 0.003 and is 0.5" in text
 
 
 def test_fewer_epochs(case) -> None:
     """fewer epochs than it was begun with -> refused, exit code 2"""
-    text = case.refused("--resume", f"runs/{case.run.name}", "--trainer.max_epochs=1")
+    text = case.resume_refused("--trainer.max_epochs=1")
     assert "trainer.max_epochs was 2 and is 1" in text
 
 
 def test_another_number_of_processes(case) -> None:
     """more processes than it was begun with -> refused, exit code 2"""
     more = ("--trainer.devices=2", "--trainer.strategy=ddp_spawn")
-    text = case.refused("--resume", f"runs/{case.run.name}", *more)
+    text = case.resume_refused(*more)
     assert "was auto and is ddp_spawn" in text
     stopped = open_run(case.run, [])
 
@@ -371,7 +382,7 @@ def test_other_data(case, monkeypatch) -> None:
         self.datamodule.dataset.load = load_changed
 
     monkeypatch.setattr(ProjectCLI, "instantiate_classes", with_another_pixel)
-    text = case.refused("--resume", f"runs/{case.run.name}")
+    text = case.resume_refused()
     assert "data have SHA-256" in text
 
 
@@ -379,7 +390,7 @@ def test_a_run_that_is_still_going_on(case) -> None:
     """--resume of a run that goes on in another process -> refused, exit code 2"""
     other = FileLock(case.run / ".lock")
     with other:
-        text = case.refused("--resume", f"runs/{case.run.name}")
+        text = case.resume_refused()
     assert "still going on in another process" in text
 
 
@@ -414,7 +425,7 @@ def test_a_checkpoint_with_code_whatever_the_environment_says(case, danger, monk
     assert "could run code" in case.refused("bad.ckpt", command=generate.main)
     torch.save({"state_dict": {}, "more": Danger()}, case.last)
     shutil.copy(case.last, case.previous)
-    assert "no whole checkpoint" in case.refused("--resume", f"runs/{case.run.name}")
+    assert "no whole checkpoint" in case.resume_refused()
     io = checkpoint_file.DurableCheckpointIO()
     with pytest.raises(UsageError, match="could run code"):
         io.load_checkpoint(case.last, weights_only=False)
@@ -499,14 +510,11 @@ def test_a_class_of_another_package(case, key, monkeypatch) -> None:
     monkeypatch.syspath_prepend(case.folder)
     content = read(case.last)
     names_class(content, key, "stranger.Net")
-    with pytest.raises(UsageError, match="add --allow stranger") as refusal:
-        rebuild(content, [])
-    case.record("code", 2)
-    case.record("answer", f"error: {refusal.value}")
+    assert "add --allow stranger" in case.not_built(content)
     assert not (case.folder / "danger").exists()
     content["config"] = content["config"].replace("project.models.mlp.MLP", "stranger.Net")
     write(content, case.last)
-    assert "add --allow stranger" in case.refused("--resume", f"runs/{case.run.name}")
+    assert "add --allow stranger" in case.resume_refused()
     assert not (case.folder / "danger").exists()
 
 
@@ -526,11 +534,7 @@ def test_something_that_its_place_does_not_take(case, key, path) -> None:
     """a checkpoint that names a function, or a class of another type -> refused"""
     content = read(case.last)
     names_class(content, key, path)
-    with pytest.raises(UsageError) as refusal:
-        rebuild(content, [])
-    assert path.rpartition(".")[2] in str(refusal.value)
-    case.record("code", 2)
-    case.record("answer", f"error: {refusal.value}")
+    assert path.rpartition(".")[2] in case.not_built(content)
 
 
 def test_a_callable_by_name_in_an_argument(case, monkeypatch) -> None:
@@ -543,10 +547,7 @@ def test_a_callable_by_name_in_an_argument(case, monkeypatch) -> None:
         "class_path": "torch.nn.TransformerEncoderLayer",
         "init_args": arguments,
     }
-    with pytest.raises(UsageError) as refusal:
-        rebuild(content, [])
-    case.record("code", 2)
-    case.record("answer", f"error: {refusal.value}")
+    case.not_built(content)
     assert not (case.folder / "danger").exists()
 
 
@@ -563,10 +564,7 @@ def test_a_class_in_an_argument_without_a_type(case) -> None:
         "class_path": "torch.nn.Linear",
         "init_args": arguments,
     }
-    with pytest.raises(UsageError) as refusal:
-        rebuild(content, [])
-    case.record("code", 2)
-    case.record("answer", f"error: {refusal.value}")
+    case.not_built(content)
     handler["class_path"] = "logging.FileHandler"
     handler["init_args"] = {"filename": "danger"}
     with imports_limited_to(["logging"]), contextlib.suppress(Exception):  # not even if trusted
@@ -609,8 +607,7 @@ def test_a_full_disk(case, monkeypatch) -> None:
     assert hashlib.sha256(case.last.read_bytes()).hexdigest() == before
     assert not list(case.run.glob("checkpoints/.*"))
     assert case.state()["status"] == "failed"
-    assert case.resume()[0] == 0
-    assert case.is_as_if_never_stopped()
+    case.ends_as_if_never_stopped()
 
 
 def test_no_permission(case, monkeypatch) -> None:
@@ -680,8 +677,7 @@ def test_a_signal(case, monkeypatch, signum, code) -> None:
     assert (state["status"], state["exit_code"]) == ("interrupted", code)
     assert read(case.last)["global_step"] == 14  # that step was finished, and no other begun
     monkeypatch.setattr(ImageClassification, "training_step", STEP)
-    assert case.resume()[0] == 0
-    assert case.is_as_if_never_stopped()
+    case.ends_as_if_never_stopped()
     assert case.state()["status"] == "finished"
 
 
@@ -708,8 +704,7 @@ def test_a_second_ctrl_c(case) -> None:
     assert case.state()["status"] == "interrupted"
     case.record("code", 130)
     case.record("answer", "ended at once")
-    assert case.resume()[0] == 0
-    assert case.is_as_if_never_stopped()
+    case.ends_as_if_never_stopped()
 
 
 def test_an_exit_by_the_users_code(case, monkeypatch) -> None:
@@ -736,8 +731,7 @@ def test_a_signal_while_measuring(case, monkeypatch) -> None:
         raise AssertionError("a finished training goes on")
 
     monkeypatch.setattr(ImageClassification, "training_step", no_step)
-    assert case.resume()[0] == 0
-    assert case.is_as_if_never_stopped()
+    case.ends_as_if_never_stopped()
 
 
 # ---------------------------------------------------------------- numbers
@@ -762,8 +756,7 @@ def test_a_loss_that_is_not_finite(case, monkeypatch, value) -> None:
     assert f"checkpoints/last.ckpt is kept, of step {read(case.last)['global_step']}" in text
     assert read(case.last)["global_step"] == 12
     monkeypatch.setattr(ImageClassification, "training_step", STEP)
-    assert case.resume()[0] == 0
-    assert case.is_as_if_never_stopped()
+    case.ends_as_if_never_stopped()
 
 
 # ---------------------------------------------------------------- data and configuration
@@ -818,7 +811,7 @@ def test_a_key_that_is_none(case, flag, answer) -> None:
 def test_a_damaged_run_record(case) -> None:
     """run.json is damaged -> named, exit code 2"""
     (case.run / "run.json").write_text('{"status": ')
-    assert "run.json" in case.refused("--resume", f"runs/{case.run.name}")
+    assert "run.json" in case.resume_refused()
 
 
 # ---------------------------------------------------------------- what all this stands on

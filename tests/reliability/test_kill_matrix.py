@@ -4,11 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from conftest import posix
 from kill_matrix import SMALL
 
 MATRIX = Path(__file__).with_name("kill_matrix.py")
 
 
+@posix
 def test_runs_that_are_killed_and_resumed_are_equal_bit_by_bit() -> None:
     answer = subprocess.run(
         [sys.executable, str(MATRIX), "--small"], capture_output=True, text=True, timeout=600

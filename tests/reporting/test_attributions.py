@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import networks_with
+from conftest import image_subject, networks_with
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
@@ -19,10 +18,9 @@ from project.models.rnn import RNNLanguageModel
 from project.models.transformer import ViT
 from project.reporting import faithfulness
 from project.reporting.faithfulness import (
+    Faithfulness,
     area,
     cascade,
-    gain,
-    is_above_0,
     layers_of,
     mean_over_draws,
     randomisation_test,
@@ -30,7 +28,7 @@ from project.reporting.faithfulness import (
     removal_curve,
 )
 from project.reporting.images import attributions, explained, interpretability
-from project.reporting.subject import Images, Subject
+from project.reporting.subject import Subject
 
 BLACK = torch.zeros(1, 1, 1, 1)
 SHARES = torch.linspace(0, 1, 11)
@@ -165,9 +163,12 @@ def test_deletion_of_the_pixel_that_counts_takes_the_score_at_once() -> None:
     assert torch.equal(back, 1 - right)
     random = removal_curve(score, torch.rand(50, 20), removable, SHARES, generator())
     assert area(random, SHARES).mean() == pytest.approx(0.5, abs=0.15)
-    assert is_above_0(gain(right, random, SHARES))
-    assert not is_above_0(gain(random, right, SHARES))
-    assert not is_above_0(gain(right, random, SHARES, insert=True))
+    curves = {"right": right, "random": random}
+    found = Faithfulness(SHARES, {"deletion": curves, "insertion": curves})
+    assert found.is_faster("right")
+    assert not found.is_faster("random", "right")
+    (low, high), better = found.gain("right", kind="insertion")[1], found.gain("right")[0]
+    assert low < -better < high < 0
     wrong = removal_curve(score, -importance, removable, SHARES, generator())
     assert wrong[:, -2].eq(1).all()
 
@@ -253,6 +254,8 @@ def test_a_method_that_ignores_the_model_has_rho_1_and_one_that_follows_it_about
     assert {values.shape for values in rho.values()} == {(3, 6, 12)}
     assert rho["edges"].min() == pytest.approx(1)
     assert abs(mean_over_draws(rho["saliency"][:, -1])[0]) < 0.1
+    found = Faithfulness(SHARES, {}, levels, rho)
+    assert [name for name in rho if found.follows(name)] == ["saliency", "constant"]
     assert rho["constant"].isnan().all()
     assert mean_over_draws(rho["constant"][:, -1])[0] == 0
 
@@ -322,10 +325,7 @@ def subject_of(network: nn.Module, data: ImageData) -> Subject:
     torch.manual_seed(0)
     nn.init.normal_(network.head.weight, std=0.5)
     network.eval().requires_grad_(False)
-    device = torch.device("cpu")
-    subject = Subject(None, Path("none"), {}, {}, None, network, data, device, n=60)
-    subject.images = Images(network, data, device)
-    return subject
+    return image_subject(network, data, n=60)
 
 
 SLOW = ("TorchvisionNetwork",)  # ResNet-18

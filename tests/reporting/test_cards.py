@@ -11,9 +11,8 @@ import pytest
 import yaml
 
 from project.checkpoints.checkpoint_file import sha256_of
-from project.report import SECTIONS
 from project.reporting import energy, identity, limits, model_card
-from project.reporting.findings import Figures, Measure, Section, missing, not_run, share
+from project.reporting.findings import SECTIONS, Figures, Measure, Section, missing, not_run, share
 from project.reporting.subject import Subject, open_subject
 from project.training.command import command
 
@@ -67,12 +66,11 @@ def sections(subject: Subject) -> list[Section]:
         identity.section(subject),
         Section(
             "robustness",
-            "Robustness",
             "fails",
             f"Wrong | under\nattack: {robust[0].measures[1].shown()}.",
             robust,
         ),
-        not_run("energy", "Energy", "no counter was there"),
+        not_run("energy", "no counter was there"),
     ]
 
 

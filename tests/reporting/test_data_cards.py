@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import image_subject
 from huggingface_hub import DatasetCard
 
 from project.data import corpora, image_sets
@@ -17,7 +18,8 @@ from project.reporting.croissant import MOST_FILES, croissant
 from project.reporting.dataset_card import dataset_card
 from project.reporting.dataset_facts import KNOWN, LICENCES, NOT_OF_THE_HUB, UNKNOWN
 from project.reporting.findings import Figures, Section, share
-from project.reporting.subject import Images, Subject, Text
+from project.reporting.subject import Subject
+from project.reporting.text.opened import Text
 
 CPU = torch.device("cpu")
 OURS = {
@@ -28,13 +30,10 @@ OURS = {
 }
 
 
-def image_subject() -> Subject:
+def digits_subject() -> Subject:
     data = ImageData(Digits())
     data.setup()
-    network = torch.nn.Linear(1, 1)
-    subject = Subject(None, Path(), {}, {}, None, network, data, CPU)
-    subject.images = Images(network, data, CPU)
-    return subject
+    return image_subject(torch.nn.Linear(1, 1), data)
 
 
 def text_subject(folder: Path, corpus: Corpus | None = None) -> Subject:
@@ -50,12 +49,12 @@ def text_subject(folder: Path, corpus: Corpus | None = None) -> Subject:
 
 def found() -> Section:
     measures = [share("copied", "images that are copies", 3, 100)]
-    return Section("data", "Data", "caution", "Three are copies.", [Figures(measures)])
+    return Section("data", "caution", "Three are copies.", [Figures(measures)])
 
 
 @pytest.fixture(params=["images", "text"])
 def subject(request, tmp_path) -> Subject:
-    return image_subject() if request.param == "images" else text_subject(tmp_path)
+    return digits_subject() if request.param == "images" else text_subject(tmp_path)
 
 
 def hashes_of(subject: Subject) -> set[str]:

@@ -22,8 +22,8 @@ from project.costs.grid import check_energy, grid_of
 from project.messages import UsageError
 from project.reporting import energy as report
 from project.reporting.subject import Subject, open_subject
+from project.training.closing_table import closing_table
 from project.training.command import command
-from project.training.results import closing_table
 
 SHORT = ["--trainer.accelerator=cpu", "--trainer.max_epochs=1", "--model.network.width=8",
          "--trainer.limit_train_batches=4", "--trainer.enable_progress_bar=false"]  # fmt: skip
@@ -476,10 +476,3 @@ def test_a_repetition_is_charged_with_its_own_energy_alone(monkeypatch) -> None:
         102**2 - 101**2, 104**2 - 103**2, 106**2 - 105**2
     ]  # fmt: skip
     assert [used["seconds"] for used in found] == [1, 1, 1]
-
-
-def test_the_interval_is_that_of_student() -> None:
-    mean, (low, high) = report.mean_with_interval([1.0, 2.0, 3.0, 4.0, 5.0])
-    assert mean == 3
-    half = pytest.approx(2.7764 * 1.58114 / 5**0.5, rel=1e-4)
-    assert (high - mean, mean - low) == (half, half)

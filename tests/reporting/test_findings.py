@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from project.report import SECTIONS
+from project.intervals import wilson_interval
 from project.reporting import results
 from project.reporting.findings import (
+    SECTIONS,
     WITHIN_A_MARK,
     Figures,
     Measure,
@@ -28,7 +29,6 @@ from project.reporting.findings import (
 )
 from project.reporting.markdown import markdown_of
 from project.reporting.page import page_of
-from project.training.intervals import wilson_interval
 
 PNG = b"\x89PNG pixels"
 ABOUT = {"subject": {"checkpoint_sha256": "aa"}, "report": {}}
@@ -47,7 +47,7 @@ def some_section() -> Section:
         Words("Marked so by a rule."),
         Passage("one\x00two ``` three\n", "Sample"),
     ]
-    return Section("robustness", "Robustness", "fails", "90 % & less.", blocks, 1.5)
+    return Section("robustness", "fails", "90 % & less.", blocks, 1.5)
 
 
 class Balanced(HTMLParser):
@@ -121,7 +121,7 @@ def test_facts_have_their_unit(value: float, unit: str, shown: str) -> None:
 def test_the_first_screen_begins_with_what_it_is_good_for_and_leaves_out_what_it_is() -> None:
     names = ["identity", "data", "performance", "calibration", "robustness", "limits"]
     marks = ["told", "holds", "holds", "fails", "fails", "told"]
-    made = [Section(n, n, mark, "Said.") for n, mark in zip(names, marks, strict=True)]
+    made = [Section(n, mark, "Said.") for n, mark in zip(names, marks, strict=True)]
     screen = [(mark, [s.name for s in group]) for mark, group in by_mark(made)]
     assert screen == [
         ("holds", ["performance", "data"]), ("fails", ["robustness", "calibration"]),
@@ -129,11 +129,11 @@ def test_the_first_screen_begins_with_what_it_is_good_for_and_leaves_out_what_it
     ]  # fmt: skip
     assert {*WITHIN_A_MARK, "identity"} == set(SECTIONS)
     assert what_it_is(made) == ["Said."]
-    assert what_it_is([not_run("identity", "Identity", "Not chosen")]) == []
+    assert what_it_is([not_run("identity", "Not chosen")]) == []
 
 
 def test_the_page_holds_everything_and_nothing_that_acts() -> None:
-    page = page_of("CNN on <Digits>", ["about"], [some_section(), not_run("data", "Data", "No.")])
+    page = page_of("CNN on <Digits>", ["about"], [some_section(), not_run("data", "No.")])
     parser = Balanced()
     parser.feed(page)
     assert parser.open == []
@@ -160,7 +160,7 @@ def test_markdown_tables_stay_tables() -> None:
 
 def test_sections_are_read_back_as_they_were(tmp_path: Path) -> None:
     section = some_section()
-    results.keep(tmp_path, ABOUT, [section, not_run("data", "Data", "Why.")])
+    results.keep(tmp_path, ABOUT, [section, not_run("data", "Why.")])
     assert results.kept(tmp_path, ABOUT) == {
         "robustness": section
     }  # what was not run is asked again
@@ -177,7 +177,7 @@ def test_sections_of_another_checkpoint_are_not_taken(tmp_path: Path) -> None:
 def test_a_number_that_is_not_finite_does_not_break_a_later_report(tmp_path: Path) -> None:
     none = float("nan")
     measures = [Measure("a", "a", 1.0, "", 3, (none, none), 0, "bootstrap")]
-    section = Section("performance", "Performance", "told", "So.", [Figures(measures)])
+    section = Section("performance", "told", "So.", [Figures(measures)])
     results.keep(tmp_path, ABOUT, [section])
     (read,) = results.kept(tmp_path, ABOUT).values()
     assert read.measures()[0].shown() == "1"
@@ -189,5 +189,5 @@ def test_a_number_that_is_not_finite_does_not_break_a_later_report(tmp_path: Pat
 
 def test_pictures_that_no_section_has_any_more_are_deleted(tmp_path: Path) -> None:
     results.keep(tmp_path, ABOUT, [some_section()])
-    results.keep(tmp_path, ABOUT, [Section("data", "Data", "told", "Sound.", [Words("a")])])
+    results.keep(tmp_path, ABOUT, [Section("data", "told", "Sound.", [Words("a")])])
     assert list((tmp_path / "figures").iterdir()) == []

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import image_subject
 from torch import Tensor, nn
 
 from project.data.image_sets import ImageSet, LabelledImages, stratified_folds
@@ -14,11 +15,9 @@ from project.data.images import ImageData
 from project.reporting.findings import Picture, Section, Words
 from project.reporting.images import data, neighbours
 from project.reporting.images.data import Judged, moved_share, section
-from project.reporting.images.label_quality import from_folds, label_quality
+from project.reporting.images.label_quality import LabelQuality, from_folds, label_quality
 from project.reporting.images.neighbours import Neighbours, class_shares, nearest, same_images
-from project.reporting.subject import Images, Subject, open_subject
-
-CPU = torch.device("cpu")
+from project.reporting.subject import Subject, open_subject
 
 
 def noise(count: int, seed: int = 0, size: int = 4) -> Tensor:
@@ -55,10 +54,7 @@ class Reader(nn.Module):
 def subject_of(dataset: ImageSet, n: int = 1000, **options) -> Subject:
     data = ImageData(dataset, **options)
     data.setup()
-    network = Reader()
-    subject = Subject(None, Path(), {}, {}, None, network, data, CPU, n)
-    subject.images = Images(network, data, CPU)
-    return subject
+    return image_subject(Reader(), data, n=n)
 
 
 @pytest.fixture
@@ -180,14 +176,14 @@ def test_folds_are_put_back_into_the_official_order(tmp_path) -> None:
     labels = torch.randperm(60) % 3
     run = fold_run(tmp_path, labels, 0)
     fold_run(tmp_path, labels, 1)
-    assert "[2]" in from_folds(run, labels, 3, 0).why
+    assert "[2]" in from_folds(run, labels, 3, 0)
     fold_run(tmp_path, labels, 2, learning_rate=0.2)  # another recipe
     fold_run(tmp_path, labels, 2, status="failed")
-    assert from_folds(run, labels, 3, 0).quality is None
+    assert isinstance(from_folds(run, labels, 3, 0), str)
     fold_run(tmp_path, labels, 2)
     fold_run(tmp_path, labels, 1, seed=1)  # newer, but of another seed
-    quality = from_folds(run, labels, 3, 0).quality
-    assert quality is not None
+    quality = from_folds(run, labels, 3, 0)
+    assert isinstance(quality, LabelQuality)
     np.testing.assert_allclose(quality.believed, np.arange(1, 61) / 100, rtol=1e-5)
     assert quality.order.tolist() == list(range(60))
     assert (quality.guessed == labels.numpy()).all()
@@ -197,12 +193,9 @@ def test_folds_are_put_back_into_the_official_order(tmp_path) -> None:
 def test_folds_of_other_labels_and_runs_without_folds_are_not_used(tmp_path) -> None:
     labels = torch.arange(60) % 3
     runs = [fold_run(tmp_path, labels, fold) for fold in range(3)]
-    assert from_folds(runs[0], labels, 3, 0).quality is not None
-    found = from_folds(runs[0], labels.flip(0), 3, 0)
-    assert found.quality is None
-    assert "other labels" in found.why
-    for run, num_folds in ((None, 3), (runs[0], None)):
-        assert from_folds(run, labels, num_folds, 0).quality is None
+    assert isinstance(from_folds(runs[0], labels, 3, 0), LabelQuality)
+    assert "other labels" in from_folds(runs[0], labels.flip(0), 3, 0)
+    assert "outside of a run" in from_folds(None, labels, 3, 0)
 
 
 def test_sound_images_hold() -> None:

@@ -1,10 +1,10 @@
 """The section on robustness: its figures against counts by hand, and a network that hides."""
 
 import functools
-from pathlib import Path
 
 import pytest
 import torch
+from conftest import image_subject
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
@@ -14,8 +14,10 @@ from project.models.mlp import MLP
 from project.reporting.findings import Figures, Measure, Picture, Section, Table
 from project.reporting.images import attacked as attacks
 from project.reporting.images import robustness
-from project.reporting.subject import Images, Subject
-from project.tasks.attacks import ProjectedGradientDescent, is_right, smallest_changes
+from project.reporting.images.attacks import smallest_changes
+from project.reporting.images.opened import Images
+from project.reporting.subject import Subject
+from project.tasks.attacks import ProjectedGradientDescent, is_right
 from project.tasks.image_classification import ImageClassification
 
 CPU = torch.device("cpu")
@@ -34,9 +36,7 @@ def trained() -> tuple[ImageClassification, ImageData]:
 
 
 def subject_of(task: ImageClassification, data: ImageData, network: nn.Module, n: int) -> Subject:
-    found = Subject(None, Path("best.ckpt"), {}, {}, task, network, data, CPU, n=n, seed=3)
-    found.images = Images(network, data, CPU)
-    return found
+    return image_subject(network, data, task, n=n, seed=3)
 
 
 @pytest.fixture(scope="module")

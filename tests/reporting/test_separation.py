@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from project.reporting.separation import auroc, bootstrap, missed, separation
+from project.reporting.separation import auroc, missed, resampled_interval, separation
 
 
 def samples(name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -40,7 +40,7 @@ def test_planted_separations_are_found_within_their_intervals() -> None:
     for seed in range(20):
         numbers = np.random.default_rng(seed)
         familiar, strange = numbers.normal(size=400), numbers.normal(1, 1, size=300)
-        low, high = bootstrap(auroc, familiar, strange, seed, are_pairs=False)
+        low, high = resampled_interval(auroc, familiar, strange, seed, are_pairs=False)
         inside += low <= norm.cdf(1 / np.sqrt(2)) <= high
     assert inside >= 16  # of 20, expected 19
 
@@ -48,8 +48,8 @@ def test_planted_separations_are_found_within_their_intervals() -> None:
 def test_pairs_are_drawn_together() -> None:
     familiar = np.random.default_rng(0).normal(size=300)
     strange = familiar + 0.3
-    apart = bootstrap(auroc, familiar, strange, 0, are_pairs=False)
-    together = bootstrap(auroc, familiar, strange, 0, are_pairs=True)
+    apart = resampled_interval(auroc, familiar, strange, 0, are_pairs=False)
+    together = resampled_interval(auroc, familiar, strange, 0, are_pairs=True)
     assert together[1] - together[0] < 0.5 * (apart[1] - apart[0])
 
 

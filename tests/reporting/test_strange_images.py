@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import image_subject
 from torch import Tensor, nn
 
 from project.data.image_sets import MNIST, QMNIST, Digits, FashionMNIST
 from project.data.images import ImageData
 from project.reporting.images import strangers
 from project.reporting.images.out_of_distribution import NAME, scores, section
-from project.reporting.subject import Images, Subject
+from project.reporting.subject import Subject
 
 
 def draws(seed: int = 0) -> torch.Generator:
@@ -98,11 +99,8 @@ class Remembers(nn.Module):
         return logits
 
 
-def subject_of(network: nn.Module, data: ImageData, n: int = 60) -> Subject:
-    cpu = torch.device("cpu")
-    subject = Subject(None, Path("best.ckpt"), {}, {}, None, network, data, cpu, n=n, seed=1)
-    subject.images = Images(network, data, cpu)
-    return subject
+def subject_of(network: nn.Module, data: ImageData) -> Subject:
+    return image_subject(network, data, n=60, seed=1)
 
 
 @pytest.fixture

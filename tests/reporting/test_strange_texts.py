@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import text_subject
 from torch import Tensor, nn
 
 from project.data.corpora import TextCorpus
@@ -20,15 +21,21 @@ from project.models.mlp import MLPLanguageModel
 from project.models.rnn import RNNLanguageModel
 from project.models.transformer import GPT, SinusoidalTransformer
 from project.reporting.findings import Figures, Table
-from project.reporting.subject import Subject, Text
-from project.reporting.text import out_of_distribution, robustness, strange_texts, typos
+from project.reporting.subject import Subject
+from project.reporting.text import (
+    out_of_distribution,
+    robustness,
+    strange_texts,
+    typed_contexts,
+    typos,
+)
 from project.reporting.text.token_exchanges import (
     exchange_blocks,
     flip_estimates,
     likeliest_flips,
     random_flips,
 )
-from project.tasks.language_modeling import LanguageModeling, token_losses
+from project.tasks.language_modeling import token_losses
 
 WORDS = "The quick brown fox jumps over a lazy dog, and Zoë doesn't mind at all; 42 of them.\n"
 NETWORKS: list[tuple[type[nn.Module], dict[str, Any]]] = [
@@ -66,11 +73,7 @@ def subject_of(
     )
     data.prepare_data()
     data.setup("test")
-    network = network_of(cls, arguments, data.vocab_size)
-    task, cpu = LanguageModeling(network), torch.device("cpu")
-    subject = Subject(None, Path("best.ckpt"), {}, {}, task, network, data, cpu, n=80, seed=2)
-    subject.text = Text(task, data, cpu)
-    return subject
+    return text_subject(network_of(cls, arguments, data.vocab_size), data, n=80, seed=2)
 
 
 # Typos
@@ -234,11 +237,11 @@ def test_the_same_continuation_is_measured_after_every_context(
     subject = subject_of(tmp_path, cls, arguments, tokenizer)
     text = subject.text
     assert text is not None
-    windows = robustness.drawn_windows(text, subject, 8)
+    windows = typed_contexts.drawn_windows(subject, text, 8)
     assert windows is not None
     assert windows.continuations.shape == (8, 8)
     contexts = [c[-(3 + 2 * i) :] for i, c in enumerate(windows.contexts)]  # of many lengths
-    found = robustness.cost(text, windows, contexts)
+    found = typed_contexts.cost(text, windows, contexts)
     for i, (context, after) in enumerate(zip(contexts, windows.continuations, strict=True)):
         whole = torch.cat([torch.tensor(context.astype(np.int64)), after])
         with torch.no_grad():
@@ -295,19 +298,19 @@ def test_a_network_that_reads_only_the_last_token_is_not_harmed_by_typos(tmp_pat
 
     assert subject.text is not None
     subject.network = subject.text.network = Bigram()
-    windows = robustness.drawn_windows(subject.text, subject, 8)
+    windows = typed_contexts.drawn_windows(subject, subject.text, 8)
     assert windows is not None
     windows.texts = [piece[:-1] + "\n" for piece in windows.texts]
     windows.contexts = [subject.text.tokenizer.encode(piece) for piece in windows.texts]
-    clean = robustness.cost(subject.text, windows, windows.contexts)
-    alone = robustness.cost(subject.text, windows, [c[-1:] for c in windows.contexts])
-    costs, num_cut = robustness.typed_costs(subject, subject.text, windows)
+    clean = typed_contexts.cost(subject.text, windows, windows.contexts)
+    alone = typed_contexts.cost(subject.text, windows, [c[-1:] for c in windows.contexts])
+    costs, num_cut = typed_contexts.typed_costs(subject, subject.text, windows)
     assert num_cut == 0
     assert len(costs) == 25
     for after in (alone, *costs.values()):
         torch.testing.assert_close(after.continuation, clean.continuation)
-    worth = robustness.worth_of(windows, clean, alone, 0)
-    assert robustness.share_lost(alone, windows, clean, worth) is None  # it is worth nothing
+    worth = robustness.difference("worth", "", alone, clean, 0)
+    assert robustness.share_lost(alone, clean, worth) is None  # it is worth nothing
     for kind in typos.KINDS:  # whereas the typed text itself is another one
         assert not torch.equal(costs[kind, 0.2].context, clean.context)
     (figures, passage), told = exchange_blocks(

@@ -5,13 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import text_subject
 
+from project.data.cleaning import Cleaning
 from project.data.corpora import Corpus, Document, PythonDocs
 from project.data.text import TextData
-from project.data.token_files import Cleaning
 from project.data.tokenization import BPETokenizer, ByteTokenizer, CharTokenizer, Tokenizer
 from project.reporting.findings import Section, Table
-from project.reporting.subject import Subject, Text
+from project.reporting.subject import Subject
 from project.reporting.text import excerpts as reading
 from project.reporting.text.characters import (
     KINDS,
@@ -61,13 +62,7 @@ def subject_of(
     data = TextData(corpus, tokenizer, context_length=8, cache_dir=str(folder), **options)
     data.prepare_data()
     data.setup("test")
-    subject = Subject(
-        None, Path(), {}, {}, None, torch.nn.Linear(1, 1), data, torch.device("cpu"), n
-    )
-    task = torch.nn.Module()
-    task.network = subject.network
-    subject.text = Text(task, data, subject.device)
-    return subject
+    return text_subject(torch.nn.ReLU(), data, n=n)
 
 
 def value(found: Section, key: str) -> float:

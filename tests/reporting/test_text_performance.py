@@ -16,18 +16,19 @@ from project.data.text import TextData
 from project.data.tokenization import BPETokenizer, CharTokenizer
 from project.models.rnn import RNNLanguageModel
 from project.models.transformer import GPT, SinusoidalTransformer
-from project.reporting.baselines import compressed_bits, ngram_losses
 from project.reporting.findings import Measure
-from project.reporting.memorisation import (
+from project.reporting.subject import Subject
+from project.reporting.text import calibration, performance
+from project.reporting.text.baselines import compressed_bits, ngram_losses
+from project.reporting.text.copying import Copying, copying
+from project.reporting.text.losses import KINDS, kinds, loss_by
+from project.reporting.text.memorisation import (
     copied_bytes,
     longest_copy,
     reproduced_tokens,
     spans_found,
 )
-from project.reporting.subject import Subject, Text
-from project.reporting.text import calibration, performance
-from project.reporting.text.copying import Copying, copying
-from project.reporting.text.losses import KINDS, kinds, loss_by
+from project.reporting.text.opened import Text
 from project.tasks.language_modeling import LanguageModeling
 from project.tasks.sampling import generate
 

@@ -1,13 +1,13 @@
 """Attributions of tokens, the effective context and attention, for any weights."""
 
+import inspect
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import networks_with
+from conftest import networks_with, text_subject
 from torch import Tensor, nn
 
 from project.data.corpora import PythonDocs
@@ -16,11 +16,9 @@ from project.models.cnn import CausalCNN
 from project.models.mlp import MLPLanguageModel
 from project.models.rnn import RNNLanguageModel
 from project.models.transformer import GPT, SinusoidalTransformer
-from project.reporting.subject import Subject, Text
-from project.reporting.text import attributions, interpretability, reach
+from project.reporting.text import attributions, explained, interpretability, reach
 from project.reporting.text.attention import attention_distances, attention_maps, has_attention
-from project.reporting.text.token_pictures import laid_out
-from project.tasks.language_modeling import LanguageModeling
+from project.reporting.text.pictures import laid_out
 
 V = 11
 
@@ -36,9 +34,10 @@ every_network = pytest.mark.parametrize(("cls", "options"), list(cases()))
 
 
 def build(cls: type[nn.Module], options: dict[str, object], **more: object) -> nn.Module:
-    """A network under which every path counts; MLPLanguageModel knows no depth above 2."""
+    """A network under which every path counts, of two layers where it has a depth."""
     torch.manual_seed(0)
-    network = cls(**{"vocab_size": V, "width": 16, "depth": 2, **options, **more})
+    depth = {"depth": 2} if "depth" in inspect.signature(cls).parameters else {}
+    network = cls(**{"vocab_size": V, "width": 16, **depth, **options, **more})
     for name, weight in network.named_parameters():
         if not weight.any() or name.endswith(("out.weight", "gain", "head.weight")):
             nn.init.normal_(weight, std=0.5)
@@ -246,20 +245,12 @@ def docs(tmp_path_factory) -> TextData:
     return data
 
 
-def subject_of(network: nn.Module, data: TextData, n: int = 50) -> Subject:
-    device = torch.device("cpu")
-    task = LanguageModeling(network)
-    subject = Subject(None, Path("none"), {}, {}, task, network, data, device, n=n)
-    subject.text = Text(task, data, device)
-    return subject
-
-
 @every_network
 def test_every_language_model_gets_through(cls, options, docs, monkeypatch) -> None:
-    monkeypatch.setattr(interpretability, "STEPS", 8)
-    monkeypatch.setattr(interpretability, "REDRAWS", 2)
+    monkeypatch.setattr(explained, "STEPS", 8)
+    monkeypatch.setattr(explained, "REDRAWS", 2)
     network = build(cls, options, vocab_size=256)
-    section = interpretability.section(subject_of(network, docs))
+    section = interpretability.section(text_subject(network, docs, n=50))
     assert section.mark in ("holds", "caution", "fails")
     assert len(section.verdict) < 400
     assert len({m.key for m in section.measures()}) == len(section.measures())
@@ -276,7 +267,7 @@ def test_every_language_model_gets_through(cls, options, docs, monkeypatch) -> N
 def test_a_model_that_always_says_the_same_is_not_explained(cls, docs) -> None:
     network = cls(vocab_size=256, width=16, depth=1).eval().requires_grad_(False)
     assert network(torch.arange(9)[None]).std() == 0  # as it begins
-    found = interpretability.section(subject_of(network, docs))
+    found = interpretability.section(text_subject(network, docs, n=50))
     assert found.mark == "fails"
     assert found.measure("completeness").value is None
 
@@ -299,6 +290,6 @@ def test_the_reach_is_where_more_context_brings_little_beyond_chance() -> None:
 
 def test_a_context_that_is_not_seen_makes_no_difference_in_the_section(docs) -> None:
     network = build(MLPLanguageModel, {"history": 4}, vocab_size=256)
-    section = interpretability.section(subject_of(network, docs))
+    section = interpretability.section(text_subject(network, docs, n=50))
     assert [section.measure(f"context_{k}").value for k in (4, 8, 16)] == [0, 0, 0]
     assert section.measure("context_2").value != 0

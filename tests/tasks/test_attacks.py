@@ -7,26 +7,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from conftest import quiet_trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from project.checkpoints.checkpoint_file import read
 from project.checkpoints.loading import rebuild
 from project.data.image_sets import Digits
-from project.data.images import ImageData
+from project.data.images import ImageData, normalisation
 from project.models.cnn import CNN
 from project.models.mlp import MLP
 from project.models.rnn import RNN
-from project.reporting.subject import Classifier
+from project.reporting.images.attacks import fgsm, smallest_changes, strongest_pgd
+from project.reporting.images.opened import Classifier
 from project.tasks.attacks import (
     ProjectedGradientDescent,
     evaluation_mode,
-    fgsm,
     is_right,
     pgd,
-    smallest_changes,
-    strongest_pgd,
     uniform_like,
 )
 from project.tasks.image_classification import ImageClassification, pixel_limits
@@ -141,7 +139,7 @@ def test_an_attack_on_normalised_images_is_that_on_pixels() -> None:
     expected = pgd(on_pixels, pixels, labels, 0.1, 0.03, 3, generator=generator())
 
     class Data:
-        scale_and_offset = torch.stack([1 / std, -mean / std])[:, :, None, None]
+        scale_and_offset = normalisation(mean, std)
 
     low, high = pixel_limits(Data())
     scale, offset = Data.scale_and_offset
@@ -254,16 +252,7 @@ def fitted(path: Path, attack: ProjectedGradientDescent | None, **options) -> Im
     task = ImageClassification(network, optimizer, attack=attack)
     data = ImageData(Digits(), batch_size=64, seed=0)
     options = {"max_epochs": 6, "precision": "32-true"} | options
-    trainer = Trainer(
-        accelerator="cpu",
-        default_root_dir=path,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
-    )
-    trainer.fit(task, data)
+    quiet_trainer(path, **options).fit(task, data)
     return task
 
 
@@ -317,9 +306,9 @@ def test_attacked_training_and_evaluation_in_half_precision(tmp_path) -> None:
 def test_attacked_evaluation_counts_no_filler_and_needs_the_normalisation(tmp_path) -> None:
     task = ImageClassification(MLP(image_size=8, width=4), attack=ProjectedGradientDescent())
     batch = torch.randn(4, 1, 8, 8), torch.tensor([3, 1, -100, -100])
-    trainer = Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path)
+    batches = DataLoader([batch], batch_size=None)
     with pytest.raises(ValueError, match="do not say how they were normalised"):
-        trainer.validate(task, DataLoader([batch], batch_size=None), verbose=False)
+        quiet_trainer(tmp_path).validate(task, batches, verbose=False)
     task.pixel_limits = torch.tensor([0.0, 1.0])[:, None, None, None]
     task.start_evaluation()
     task.log_dict = lambda *_, **__: None

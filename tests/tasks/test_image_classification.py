@@ -1,22 +1,18 @@
 """Loss, metrics and optimizers of `ImageClassification`, against counts by hand."""
 
 import functools
-import inspect
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Trainer
+from conftest import quiet_trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from project.data.image_sets import Digits
 from project.data.images import ImageData, normalise_
-from project.models.cnn import CNN
 from project.models.mlp import MLP
-from project.optimization.muon import MuonAdamW
-from project.optimization.schedule import WarmupDecay
 from project.tasks.image_classification import ImageClassification
 
 
@@ -24,18 +20,6 @@ def small_mlp(**options) -> MLP:
     network = MLP(image_size=8, width=16, depth=1, **options)
     nn.init.normal_(network.head.weight)
     return network
-
-
-def quiet_trainer(path: Path, **options) -> Trainer:
-    options.setdefault("logger", False)
-    options.setdefault("enable_checkpointing", False)
-    return Trainer(
-        accelerator="cpu",
-        default_root_dir=path,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
-    )
 
 
 def test_accuracy_with_an_uneven_last_batch_equals_the_count_by_hand(tmp_path) -> None:
@@ -82,7 +66,7 @@ def test_label_smoothing_is_in_training_only(tmp_path) -> None:
     logged = validated(smoothed, (images, labels), tmp_path)
     expected = F.cross_entropy(smoothed(images), labels).item()
     assert logged["val/loss"] == pytest.approx(expected, rel=1e-6)
-    trainer = quiet_trainer(tmp_path, max_steps=1, num_sanity_val_steps=0)
+    trainer = quiet_trainer(tmp_path, max_steps=1)
     losses = []
     for smoothing in (0.0, 0.2):
         torch.manual_seed(0)
@@ -95,64 +79,6 @@ def test_label_smoothing_is_in_training_only(tmp_path) -> None:
     assert losses[0] != losses[1]
 
 
-OPTIMIZERS = [
-    cls
-    for _, cls in inspect.getmembers(torch.optim, inspect.isclass)
-    # SparseAdam needs sparse gradients, LBFGS takes no parameter groups, Muon only matrices.
-    if cls is not torch.optim.Optimizer and cls.__name__ not in ("SparseAdam", "LBFGS", "Muon")
-]
-
-
-@pytest.mark.parametrize("cls", [*OPTIMIZERS, MuonAdamW], ids=lambda cls: cls.__name__)
-def test_any_optimizer_trains_and_spares_vectors_the_decay(cls, tmp_path) -> None:
-    task = ImageClassification(
-        small_mlp(dropout=0.0), optimizer=cls, scheduler=functools.partial(WarmupDecay, warmup=0.2)
-    )
-    before = [p.clone() for p in task.parameters()]
-    data = ImageData(Digits(), batch_size=256)
-    trainer = quiet_trainer(tmp_path, max_epochs=2, num_sanity_val_steps=0)
-    trainer.fit(task, data)
-    groups = trainer.optimizers[0].param_groups
-    counts = [sum(p.numel() for p in group["params"]) for group in groups]
-    assert sum(counts) == sum(p.numel() for p in task.network.parameters())
-    assert all(g.get("weight_decay", 0) == 0 for g in groups for p in g["params"] if p.ndim < 2)
-    assert all(torch.isfinite(p).all() for p in task.parameters())
-    assert all((p != old).any() for p, old in zip(task.parameters(), before, strict=True))
-
-
-def test_schedules_step_once_an_optimizer_step(tmp_path) -> None:
-    task = ImageClassification(
-        small_mlp(),
-        optimizer=functools.partial(torch.optim.SGD, lr=1.0),
-        scheduler=functools.partial(torch.optim.lr_scheduler.StepLR, step_size=3, gamma=0.1),
-    )
-    trainer = quiet_trainer(tmp_path, max_steps=7)
-    trainer.fit(task, ImageData(Digits(), batch_size=100))
-    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.01)
-
-
-def test_plateau_scheduler_follows_its_metric(tmp_path) -> None:
-    from lightning.pytorch.cli import ReduceLROnPlateau
-
-    task = ImageClassification(
-        small_mlp(),
-        optimizer=functools.partial(torch.optim.SGD, lr=0.1),
-        # The loss falls, and more is asked for: every epoch but the first is a bad one.
-        scheduler=functools.partial(
-            ReduceLROnPlateau, monitor="val/loss", mode="max", patience=0, factor=0.5
-        ),
-    )
-    trainer = quiet_trainer(tmp_path, max_epochs=3)
-    trainer.fit(task, ImageData(Digits(), batch_size=500))
-    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1 / 4)
-
-
-def test_a_schedule_without_an_end_is_refused(tmp_path) -> None:
-    task = ImageClassification(small_mlp(), scheduler=WarmupDecay)
-    with pytest.raises(ValueError, match="WarmupDecay needs the length of the run"):
-        quiet_trainer(tmp_path, max_epochs=-1).fit(task, ImageData(Digits()))
-
-
 def test_overfitting_a_batch_sees_the_same_batch(tmp_path) -> None:
     task = ImageClassification(small_mlp(dropout=0.0))
     data = ImageData(Digits(), batch_size=16)
@@ -160,27 +86,6 @@ def test_overfitting_a_batch_sees_the_same_batch(tmp_path) -> None:
     task.on_train_batch_start = lambda batch, batch_idx: seen.append(batch[1].tolist())
     quiet_trainer(tmp_path, max_epochs=3, overfit_batches=1).fit(task, data)
     assert seen[0] == seen[1] == seen[2]
-
-
-def test_hidden_weights_are_told_from_the_head() -> None:
-    from project.optimization.optimizers import parameter_groups
-
-    network = CNN(width=4)
-    hidden, other, vectors = parameter_groups(network)
-    assert {id(p) for p in other["params"]} == {id(network.head.weight)}
-    assert all(p.ndim == 4 for p in hidden["params"])
-    assert all(p.ndim == 1 for p in vectors["params"])
-    assert vectors["weight_decay"] == 0
-
-
-def test_frozen_and_tied_parameters_are_optimized_once_or_not_at_all() -> None:
-    from project.optimization.optimizers import parameter_groups
-
-    network = nn.ModuleDict({"embedding": nn.Embedding(5, 3), "head": nn.Linear(3, 5)})
-    network["head"].weight = network["embedding"].weight
-    network["head"].bias.requires_grad_(False)
-    groups = parameter_groups(network)
-    assert [len(group["params"]) for group in groups] == [1]
 
 
 def test_a_network_of_another_size_is_refused_with_the_flags(tmp_path) -> None:

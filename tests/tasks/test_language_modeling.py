@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import quiet_trainer, ready, text_data
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from project.checkpoints.run_files import MetricsFile
-from project.data.corpora import PythonDocs, TextCorpus
+from project.data.corpora import PythonDocs
 from project.data.loader import IGNORED
 from project.data.text import TextData, TokenBatch
 from project.data.tokenization import BPETokenizer, CharTokenizer
@@ -21,24 +21,14 @@ from project.models.mlp import MLPLanguageModel
 from project.models.rnn import RNNLanguageModel
 from project.models.transformer import GPT
 from project.tasks.language_modeling import LanguageModeling
+from project.tracking.metrics_file import MetricsFile
 
 SENTENCE = "It was the best of times, it was the worst of times.\n"
 
 
-def quiet_trainer(path: Path, **options) -> Trainer:
-    for name in ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"):
-        options.setdefault(name, False)
-    options.setdefault("log_every_n_steps", 5)
-    return Trainer(accelerator="cpu", default_root_dir=path, num_sanity_val_steps=0, **options)
-
-
 def small_data(folder: Path, tokenizer=None, **options) -> TextData:
-    path = folder / "text.txt"
-    path.write_text(SENTENCE * 60)
     options = {"context_length": 16, "batch_size": 4, "eval_batch_size": 7, **options}
-    return TextData(
-        TextCorpus(str(path)), tokenizer, cache_dir=str(folder / "cache"), seed=0, **options
-    )
+    return text_data(folder, SENTENCE * 60, tokenizer, seed=0, **options)
 
 
 def small_rnn(**options) -> RNNLanguageModel:
@@ -97,9 +87,7 @@ def test_metrics_equal_those_by_hand_over_all_tokens(tmp_path, streams) -> None:
 
 @pytest.mark.parametrize("tokenizer", [CharTokenizer(), BPETokenizer(300)])
 def test_bits_per_byte_compare_tokenizers(tmp_path, tokenizer) -> None:
-    data = small_data(tmp_path, tokenizer)
-    data.prepare_data()
-    data.setup()
+    data = ready(small_data(tmp_path, tokenizer))
     task = LanguageModeling(Uniform(data.vocab_size))
     (logged,) = quiet_trainer(tmp_path).test(task, data, verbose=False)
     tokens = data.splits["test"]
@@ -110,15 +98,8 @@ def test_bits_per_byte_compare_tokenizers(tmp_path, tokenizer) -> None:
 
 
 def test_unknown_characters_cost_bits_and_count_as_no_bytes(tmp_path) -> None:
-    path = tmp_path / "text.txt"
-    path.write_text("abab" * 200 + "abXX" * 10)
-    data = TextData(
-        TextCorpus(str(path)),
-        CharTokenizer(),
-        val_fraction=40 / 840,
-        test_fraction=0.0,
-        cache_dir=str(tmp_path / "cache"),
-    )
+    text, shares = "abab" * 200 + "abXX" * 10, {"val_fraction": 40 / 840, "test_fraction": 0.0}
+    data = text_data(tmp_path, text, CharTokenizer(), **shares)
     (logged,) = quiet_trainer(tmp_path).validate(LanguageModeling(Uniform(3)), data, verbose=False)
     assert logged["val/bits_per_byte"] == pytest.approx(39 * math.log2(3) / 19, rel=1e-6)
 
@@ -244,9 +225,7 @@ def test_windows_are_each_read_from_an_empty_state(tmp_path) -> None:
 
 
 def test_network_for_other_data_is_refused_with_the_flags_to_set(tmp_path) -> None:
-    data = small_data(tmp_path)
-    data.prepare_data()
-    data.setup()
+    data = ready(small_data(tmp_path))
     message = (
         r"GPT was built for vocab_size 65, context_length 8, but the data have vocab_size 256, "
         r"context_length 16; set --model.network.vocab_size 256 --model.network.context_length 16"
@@ -260,18 +239,15 @@ def test_network_for_other_data_is_refused_with_the_flags_to_set(tmp_path) -> No
 def test_a_sample_is_written_at_each_validation(tmp_path) -> None:
     task = LanguageModeling(small_mlp(), sample_prompt="It was", sample_tokens=20)
     logger = MetricsFile(tmp_path / "log")
-    trainer = Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
+        tmp_path,
         max_steps=9,
         val_check_interval=3,
         check_val_every_n_epoch=None,
         log_every_n_steps=3,
         logger=logger,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-    )  # with the sanity check, which writes none
+        num_sanity_val_steps=2,  # which write none
+    )
     trainer.fit(task, small_data(tmp_path))
     written = (tmp_path / "log" / "samples.txt").read_text(encoding="utf-8")
     steps = [line for line in written.splitlines() if line.startswith("--- step")]
@@ -295,9 +271,7 @@ def test_logits_that_are_not_finite_do_not_stop_the_training_by_the_sample(tmp_p
     ("prompt", "message"), [("", "has no tokens"), ("\u00e9", "has '\u00e9', which is not among")]
 )
 def test_a_prompt_that_cannot_be_is_refused_before_the_training(tmp_path, prompt, message) -> None:
-    data = small_data(tmp_path, CharTokenizer())
-    data.prepare_data()
-    data.setup()
+    data = ready(small_data(tmp_path, CharTokenizer()))
     with pytest.raises(ValueError, match=f"--model.sample_prompt: the prompt {message}"):
         LanguageModeling(small_mlp(), sample_prompt=prompt).check_data(data)
 

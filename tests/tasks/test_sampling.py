@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import awake
 from torch import Tensor, nn
 
 from project.models.cnn import CausalCNN
@@ -23,13 +24,9 @@ NETWORKS = {
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
 
-def awake(name: str) -> nn.Module:
+def built(name: str) -> nn.Module:
     torch.manual_seed(0)
-    network = NETWORKS[name]()
-    for parameter_name, parameter in network.named_parameters():
-        if not parameter.any() or parameter_name.endswith(("head.weight", "gain")):
-            nn.init.normal_(parameter, std=0.7)
-    return network.eval()
+    return awake(NETWORKS[name](), std=0.7).eval()
 
 
 def written(network: nn.Module, prompt: Tensor, max_tokens: int, **options) -> Tensor:
@@ -62,7 +59,7 @@ def test_text_equals_that_of_the_full_forward_token_by_token(
     name, temperature, prompt_length
 ) -> None:
     """Far past the context, too."""
-    network, prompt = awake(name), torch.randint(0, V, (3, prompt_length))
+    network, prompt = built(name), torch.randint(0, V, (3, prompt_length))
     text = written(network, prompt, 40, temperature=temperature)
     expected = written(FullForward(network), prompt, 40, temperature=temperature)
     assert torch.equal(text, expected)
@@ -72,7 +69,7 @@ def test_text_equals_that_of_the_full_forward_token_by_token(
 
 @every_network
 def test_a_sample_does_not_depend_on_how_many_there_are(name) -> None:
-    network, prompt = awake(name), torch.randint(0, V, (1, 3))
+    network, prompt = built(name), torch.randint(0, V, (1, 3))
     five = written(network, prompt.repeat(5, 1), 20)
     two = written(network, prompt.repeat(2, 1), 20)
     assert torch.equal(five[:2], two)
@@ -80,7 +77,7 @@ def test_a_sample_does_not_depend_on_how_many_there_are(name) -> None:
 
 
 def test_the_seed_alone_decides_and_the_global_state_is_left_alone() -> None:
-    network, prompt = awake("gpt"), torch.zeros(1, 1, dtype=torch.int64)
+    network, prompt = built("gpt"), torch.zeros(1, 1, dtype=torch.int64)
     before = torch.get_rng_state()
     first = written(network, prompt, 20, seed=3)
     assert torch.equal(torch.get_rng_state(), before)
@@ -130,11 +127,11 @@ def test_tokens_are_drawn_with_their_probabilities() -> None:
 )
 def test_options_out_of_range_are_refused(options, message) -> None:
     with pytest.raises(ValueError, match=message):
-        written(awake("gpt"), torch.zeros(1, 1, dtype=torch.int64), 1, **options)
+        written(built("gpt"), torch.zeros(1, 1, dtype=torch.int64), 1, **options)
 
 
 def test_an_empty_prompt_and_logits_that_are_not_finite_are_refused() -> None:
-    network = awake("gpt")
+    network = built("gpt")
     with pytest.raises(ValueError, match="prompt has no tokens"):
         written(network, torch.zeros(1, 0, dtype=torch.int64), 1)
     nn.init.constant_(network.head.weight, torch.nan)

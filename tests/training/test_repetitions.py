@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import only_run, posix, record_of
 
+from project.comparison.outcomes import load_outcomes
 from project.configuration import CONFIGS
 from project.tasks.image_classification import ImageClassification
 from project.training import repetitions
 from project.training.command import command
-from project.training.outcomes import load_outcomes
 from project.training.repetitions import numbers
 
 TINY = ["--trainer.accelerator=cpu", "--trainer.precision=32-true", "--model.network=MLP",
@@ -30,7 +31,7 @@ LONG = [*TINY, "--trainer.max_epochs=25", "--trainer.log_every_n_steps=1",
 
 
 def records(runs: Path) -> list[dict[str, Any]]:
-    found = [json.loads(path.read_text()) for path in runs.glob("*/run.json")]
+    found = [record_of(path.parent) for path in runs.glob("*/run.json")]
     return sorted(found, key=lambda record: (record["seed"], record["started"]))
 
 
@@ -140,35 +141,11 @@ def test_a_training_that_fails_ends_the_command_and_says_so(
 
 
 def test_data_of_ones_own_that_take_no_arguments_have_seeds_too(
-    trained, tmp_path, monkeypatch, capsys
+    own_experiment, trained, capsys
 ) -> None:
-    (tmp_path / "plain.py").write_text(
-        "import torch\n"
-        "from lightning.pytorch import LightningDataModule, LightningModule\n"
-        "class Task(LightningModule):\n"
-        "    def __init__(self):\n"
-        "        super().__init__()\n"
-        "        self.layer = torch.nn.Linear(3, 1)\n"
-        "    def training_step(self, batch, batch_idx):\n"
-        "        return self.layer(batch).square().mean()\n"
-        "    def validation_step(self, batch, batch_idx):\n"
-        "        self.log('val/loss', self.layer(batch).square().mean())\n"
-        "    test_step = validation_step\n"
-        "    def configure_optimizers(self):\n"
-        "        return torch.optim.SGD(self.parameters(), lr=0.1)\n"
-        "class Data(LightningDataModule):\n"
-        "    def train_dataloader(self):\n"
-        "        return torch.utils.data.DataLoader(torch.ones(4, 3), batch_size=2)\n"
-        "    val_dataloader = test_dataloader = train_dataloader\n"
-    )
-    monkeypatch.syspath_prepend(str(tmp_path))
-    (tmp_path / "plain.yaml").write_text(
-        "model: plain.Task\ndata: plain.Data\nbest: {monitor: val/loss, mode: min}\n"
-        "trainer: {max_epochs: 1, accelerator: cpu}\n"
-    )
-    assert command(["--config", "plain.yaml", "--seeds", "0..1"]) == 0
-    assert "other data: loss, nats" in capsys.readouterr().out
-    assert command(["--config", "plain.yaml", "--folds", "0"]) == 2
+    assert command(["--config", own_experiment, "--seeds", "0..1"]) == 0
+    assert "other data: accuracy, %" in capsys.readouterr().out
+    assert command(["--config", own_experiment, "--folds", "0"]) == 2
     assert "--folds: these data have no folds" in capsys.readouterr().err
 
 
@@ -228,6 +205,7 @@ def once(condition: Callable[[], bool], action: Callable[[], None]) -> threading
     return thread
 
 
+@posix
 @pytest.mark.slow
 def test_seeds_that_are_stopped_and_killed_end_as_if_they_were_not(
     tmp_path, monkeypatch, capfd
@@ -260,12 +238,12 @@ def test_seeds_that_are_stopped_and_killed_end_as_if_they_were_not(
     assert "seed 1 ended with code 137; the same command goes on with it" in errors
     assert command(typed) == 0
 
-    (wanted,) = undisturbed.iterdir()
+    wanted = only_run(undisturbed)
     assert len(list(runs.iterdir())) == 2
     (found,) = [
         p for p in runs.iterdir() if "seed_everything: 1" in (p / "config.yaml").read_text()
     ]
-    record, whole = (json.loads((path / "run.json").read_text()) for path in (found, wanted))
+    record, whole = map(record_of, (found, wanted))
     assert len(record["resumed"]) == 2
     assert all(0 < session["from_step"] < record["steps"] for session in record["resumed"])
     assert record["metrics"] == whole["metrics"]
@@ -275,13 +253,13 @@ def test_seeds_that_are_stopped_and_killed_end_as_if_they_were_not(
     assert "default        2 " in capfd.readouterr().out
 
 
+@posix
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "to_all", "code"),
-    [(signal.SIGINT, True, 130), (signal.SIGTERM, False, 143), (signal.SIGUSR1, False, 143)],
-    ids=["Ctrl-C", "SIGTERM", "SIGUSR1"],
+    ("name", "to_all", "code"),
+    [("SIGINT", True, 130), ("SIGTERM", False, 143), ("SIGUSR1", False, 143)],
 )
-def test_a_signal_saves_the_run_and_ends_both_processes(number, to_all, code, tmp_path) -> None:
+def test_a_signal_saves_the_run_and_ends_both_processes(name, to_all, code, tmp_path) -> None:
     """Ctrl-C comes to all processes of a terminal, the others to that which a user knows."""
     runs = tmp_path / "runs"
     typed = [sys.executable, "-m", "project.train", *LONG, "--trainer.max_epochs=500",
@@ -289,13 +267,12 @@ def test_a_signal_saves_the_run_and_ends_both_processes(number, to_all, code, tm
     process = subprocess.Popen(typed, start_new_session=True, stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT, text=True)  # fmt: skip
     send = os.killpg if to_all else os.kill
-    once(lambda: rows_of(runs, 3) > 8, lambda: send(process.pid, number))
+    once(lambda: rows_of(runs, 3) > 8, lambda: send(process.pid, getattr(signal, name)))
     output, _ = process.communicate(timeout=120)
     assert process.returncode == code
     (record,) = records(runs)
     assert (record["status"], record["exit_code"]) == ("interrupted", code)
-    (directory,) = runs.iterdir()
-    assert (directory / "checkpoints" / "last.ckpt").is_file()
+    assert (only_run(runs) / "checkpoints" / "last.ckpt").is_file()
     assert f"seed 3 ended with code {code}; the same command goes on with it" in output
     assert "Traceback" not in output
     with pytest.raises(ProcessLookupError):

@@ -1,20 +1,14 @@
-"""Run directories, the record of the code, intervals."""
+"""The directory of a run, the table that it ends in, and what is shown meanwhile."""
 
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 
 from project.training import run_directory
-from project.training.intervals import mean_interval, wilson_interval
+from project.training.closing_table import closing_table
 from project.training.progress import ValidationLines, progress_display
-from project.training.results import closing_table
-from project.training.run_directory import create_run_directory, write_patch
+from project.training.run_directory import create_run_directory
 
 
 def test_twenty_jobs_of_one_second_get_twenty_directories(tmp_path, monkeypatch) -> None:
@@ -43,75 +37,6 @@ def test_a_started_process_shares_the_directory_of_its_parent(tmp_path, monkeypa
     assert create_run_directory(tmp_path, "x") != directory
 
 
-def test_patch_brings_a_fresh_clone_to_the_code_that_ran(tmp_path, monkeypatch) -> None:
-    def git(*arguments: str, cwd: Path) -> str:
-        identity = ["-c", "user.name=t", "-c", "user.email=t@t"]
-        answer = subprocess.run(["git", *identity, *arguments], cwd=cwd, check=True,
-                                capture_output=True, text=True)  # fmt: skip
-        return answer.stdout
-
-    repository = tmp_path / "repository"
-    package = repository / "project" / "training"
-    package.mkdir(parents=True)
-    git("init", "-q", cwd=repository)
-    (repository / ".gitignore").write_text("secret\n")
-    (package / "old.py").write_text("a = 1\n")
-    git("add", "-A", cwd=repository)
-    git("commit", "-qm", "first", cwd=repository)
-    git("clone", "-q", str(repository), str(tmp_path / "clone"), cwd=tmp_path)
-    (package / "old.py").write_text("a = 2\n")
-    (repository / "new.py").write_text("b = 3\n")
-    (repository / "secret").write_text("password\n")
-    before = git("status", "--porcelain", cwd=repository)
-
-    monkeypatch.setattr(run_directory, "__file__", str(package / "run_directory.py"))
-    write_patch(tmp_path)
-    assert git("status", "--porcelain", cwd=repository) == before
-    patch = tmp_path / "code.patch"
-    assert "password" not in patch.read_text()
-    git("apply", str(patch), cwd=tmp_path / "clone")
-    assert (tmp_path / "clone" / "new.py").read_text() == "b = 3\n"
-    assert (tmp_path / "clone" / "project" / "training" / "old.py").read_text() == "a = 2\n"
-
-
-@pytest.mark.parametrize(
-    ("right", "count", "low", "high"),
-    [(9970, 10_000, 0.99572, 0.99790), (9979, 10_000, 0.99679, 0.99863), (0, 10, 0.0, 0.2775)],
-)
-def test_wilson_interval_equals_published_values(right, count, low, high) -> None:
-    assert wilson_interval(right, count) == pytest.approx((low, high), abs=5e-5)
-
-
-@given(st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_interval_holds_the_share_and_mirrors(counts) -> None:
-    right, count = counts
-    low, high = wilson_interval(right, count)
-    assert 0 <= low <= right / count <= high <= 1
-    mirrored = wilson_interval(count - right, count)
-    assert mirrored == pytest.approx((1 - high, 1 - low))
-
-
-def test_no_trials_give_no_interval() -> None:
-    with pytest.raises(ValueError, match="0 trials"):
-        wilson_interval(0, 0)
-
-
-def test_interval_of_a_mean_holds_it_19_times_in_20() -> None:
-    numbers = np.random.default_rng(0)
-    held = 0
-    for _ in range(1000):
-        counts = numbers.integers(5, 50, 40)
-        sums = numbers.gamma(counts, 2.0)  # of `counts` draws whose mean is 2
-        interval = mean_interval(sums.tolist(), counts.tolist())
-        assert interval is not None
-        held += interval[0] <= 2.0 <= interval[1]
-    assert 920 <= held <= 970
-
-
-def test_interval_of_a_mean_needs_two_groups() -> None:
-    assert mean_interval([3.0], [2]) is None
-
-
 def test_closing_table_of_a_language_model_fits() -> None:
     loss = {"value": 1.23456, "interval_95": (1.1, 1.3), "count": 111_539, "windows": 1743}
     metrics = {"loss": loss, "perplexity": 3.4, "bits_per_byte": 1.78, "loss_random_windows": 1.2}
@@ -135,9 +60,12 @@ def test_closing_table_of_a_language_model_fits() -> None:
 
 
 def test_display_suits_where_output_goes(monkeypatch) -> None:
+    monkeypatch.delenv("JPY_PARENT_PID", raising=False)
     monkeypatch.setattr("sys.stdout.isatty", lambda: False, raising=False)
     assert isinstance(progress_display(), ValidationLines)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     assert isinstance(progress_display(), RichProgressBar)
-    monkeypatch.setitem(__import__("sys").modules, "ipykernel", object())
+    monkeypatch.setenv("JPY_PARENT_PID", "1")  # `!python -m project.train` in a notebook
+    assert isinstance(progress_display(), ValidationLines)
+    monkeypatch.setitem(__import__("sys").modules, "ipykernel.kernelapp", object())
     assert isinstance(progress_display(), TQDMProgressBar)

@@ -11,18 +11,10 @@ import torch
 from torch import Tensor
 
 from project.reporting.findings import with_unit
-from project.reporting.subject import Images, Subject
-from project.tasks.attacks import (
-    Classify,
-    fgsm,
-    is_right,
-    loss_gradient,
-    pgd,
-    smallest_changes,
-    square_search,
-    strongest_pgd,
-    uniform_like,
-)
+from project.reporting.images.attacks import fgsm, smallest_changes, square_search, strongest_pgd
+from project.reporting.images.opened import Images
+from project.reporting.subject import Subject
+from project.tasks.attacks import Classify, is_right, loss_gradient, pgd, uniform_like
 
 GREY = {"0.05": 0.05, "0.1": 0.1, "0.15": 0.15, "0.2": 0.2, "0.3": 0.3}  # Madry et al. 2018: 0.3
 COLOUR = {f"{k}/255": k / 255 for k in (1, 2, 4, 8)}  # Madry et al. 2018 on CIFAR-10: 8/255

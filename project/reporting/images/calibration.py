@@ -5,7 +5,8 @@ import torch
 from project.reporting.calibration import Temperature, fit_temperature, verdicts
 from project.reporting.confidence import confidence_section
 from project.reporting.findings import Section
-from project.reporting.subject import Images, Subject
+from project.reporting.images.opened import Images
+from project.reporting.subject import Subject
 
 
 def section(subject: Subject) -> Section:

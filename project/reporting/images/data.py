@@ -3,7 +3,6 @@
 Shape letters: N images of a split, M of train and validation together, K classes.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -14,6 +13,7 @@ from project.reporting.findings import (
     Figures,
     Mark,
     Measure,
+    Part,
     Picture,
     Section,
     Table,
@@ -21,18 +21,25 @@ from project.reporting.findings import (
     fact,
     missing,
     percent,
+    section_of,
     share,
 )
 from project.reporting.images.class_pictures import class_picture
 from project.reporting.images.grids import LONGEST, grid_picture
 from project.reporting.images.label_quality import LabelQuality, from_folds, label_quality
-from project.reporting.images.neighbours import class_shares, nearest, same_images
-from project.reporting.subject import Images, Subject
+from project.reporting.images.neighbours import (
+    class_shares,
+    drawn,
+    known_images,
+    nearest,
+    same_images,
+)
+from project.reporting.images.opened import Images
+from project.reporting.subject import Subject
 
 COPIED_FAILS = 0.01  # of the test images, with a copy among those that were trained or chosen on
 IMBALANCE = 10.0  # largest class over smallest
 FLAGGED = 0.01  # of the measured labels, called wrong by confident learning
-QUERIES_PER_N = 10  # images whose neighbours are looked for, for each of `n`
 NEIGHBOURS = 10  # that vote on a training label
 PAIRS, COPIES = 4, 20  # shown: nearest pairs, groups of copies
 DOUBTED, SHOWN = 0.5, 8  # belief up to which labels are shown, and how many of a split
@@ -51,21 +58,6 @@ RULE = Words(
 )
 
 
-@dataclass
-class Part:
-    """One question of the section.
-
-    Attributes:
-        blocks: That answer it.
-        says: A sentence for the verdict; nothing where it needs none.
-        mark: What it alone would give the section.
-    """
-
-    blocks: list[Block]
-    says: str = ""
-    mark: Mark = "holds"
-
-
 def section(subject: Subject) -> Section:
     assert subject.images is not None
     images = subject.images
@@ -75,11 +67,7 @@ def section(subject: Subject) -> Section:
         neighbourhood(subject, images),
         doubtful_labels(subject, images),
     ]
-    marks = [part.mark for part in parts]
-    mark: Mark = "fails" if "fails" in marks else "caution" if "caution" in marks else "holds"
-    verdict = " ".join(part.says for part in parts if part.says)
-    blocks = [block for part in parts for block in part.blocks]
-    return Section("data", "Data", mark, verdict, [*blocks, RULE])
+    return section_of("data", parts, RULE)
 
 
 def classes(images: Images) -> Part:
@@ -179,15 +167,11 @@ def copies_row(
 
 def neighbourhood(subject: Subject, images: Images) -> Part:
     """Find the nearest image among train and validation for those of the measured split."""
-    measured = images.measured_split
-    known = [split for split in images.splits if split != measured]
-    searched = torch.cat([images.data.splits[split].images.cpu() for split in known])  # (M, ...)
-    labels = torch.cat([images.labels(split) for split in known])
-    asked, seed = chosen(subject, images, measured, "neighbours")
-    pixels = images.data.splits[measured].images.cpu()[asked]
-    found = nearest(pixels, searched, device=images.device, track=subject.track)
-    distances, indices = found.distances[:, 0], found.indices[:, 0]
-    right = int((labels[indices] == images.labels(measured, asked)).sum())
+    measured, known = images.measured_split, known_images(subject, images)
+    asked, seed = known.asked, known.seed
+    given, guessed = images.labels(measured, asked), known.guesses()
+    distances, indices = (each[:, 0] for each in known.nearest)
+    right = int((guessed == given).sum())
     least, median = float(distances.min()), float(distances.median())
     measures = [
         share("nearest_accuracy", "accuracy of the nearest image alone", right, len(asked), seed),
@@ -197,21 +181,22 @@ def neighbourhood(subject: Subject, images: Images) -> Part:
             for key, value in (("least", least), ("median", median))
         ),
     ]  # fmt: skip
-    places = [(split, index) for split in known for index in range(images.count(split))]
+    places = [(split, i) for split in known.splits for i in range(images.count(split))]
     closest = distances.argsort(stable=True)[:PAIRS]
+    names, splits = images.class_names, images.data.splits
+    shown = [splits[measured].images[i] for i in asked[closest].tolist()]
     titles, below = [], []
     for i in closest.tolist():
         split, index = places[indices[i]]
-        label = images.class_names[int(images.labels(measured)[asked[i]])]
-        other = images.class_names[int(labels[indices[i]])]
-        titles.append(f"{measured} {asked[i]}\n{label[:LONGEST]}")
-        below.append(f"{split} {index}\n{other[:LONGEST]}\ndistance {distances[i]:.3f}")
-    pairs = torch.cat([pixels[closest], searched[indices[closest]]]).float() / 255
+        shown.append(splits[split].images[index])
+        titles.append(f"{measured} {asked[i]}\n{names[given[i]][:LONGEST]}")
+        nearest_name = names[guessed[i]][:LONGEST]
+        below.append(f"{split} {index}\n{nearest_name}\ndistance {distances[i]:.3f}")
     picture = Picture(
         "data_nearest",
-        grid_picture(pairs, titles + below, len(closest)),
-        f"The {len(closest)} nearest pairs: above an image of {measured}, below the image of "
-        f"{' or '.join(known)} that is nearest, each with its place in its split and its label. "
+        grid_picture(torch.stack(shown).float() / 255, titles + below, len(closest)),
+        f"The {len(closest)} nearest pairs: above an image of {measured}, below the nearest of "
+        f"{' or '.join(known.splits)}, each with its place in its split and its label. "
         f"The median distance of all is {median:.2f}: a pair far below it that shows the same "
         "thing twice may be one thing recorded twice.",
         f"{len(closest)} pairs of {measured} images and their nearest; least distance {least:.3f}.",
@@ -221,14 +206,6 @@ def neighbourhood(subject: Subject, images: Images) -> Part:
         "says how hard the set is without any learning: what a network adds begins above it."
     )
     return Part([Figures(measures, "Nearest images"), picture, words])
-
-
-def chosen(subject: Subject, images: Images, split: str, name: str) -> tuple[Tensor, int | None]:
-    """Return the indices of the images to be compared, and the seed where not all of them are."""
-    most = QUERIES_PER_N * subject.n
-    if images.count(split) <= most:
-        return torch.arange(images.count(split)), None
-    return images.sample(split, most, subject.generator(f"data {name}")), subject.seed
 
 
 class Judged(NamedTuple):
@@ -321,27 +298,32 @@ def lowest(names: list[str], judged: list[Judged]) -> Picture:
 
 def training_labels(subject: Subject, images: Images) -> tuple[Judged, Words]:
     """Judge the training labels by the runs of other folds, else by their nearest neighbours."""
-    data, why = images.data, "the run is not one of a k-fold set"
-    if data.num_folds is not None:
+    data = images.data
+    if data.num_folds is None:
+        why = "the run is not one of a k-fold set"
+    else:
         everything, _ = data.dataset.load(data.root)  # in the official order
-        folds = from_folds(subject.run, everything.labels, data.num_folds, data.split_seed)
-        if folds.quality is not None:
+        found = from_folds(subject.run, everything.labels, data.num_folds, data.split_seed)
+        if isinstance(found, LabelQuality):
             numbers = torch.arange(len(everything.labels))
-            how = f"by the {folds.why} of the k-fold set, each asked of the fold it left out"
+            how = (
+                f"by the {data.num_folds} runs of the k-fold set, each asked of the fold that it "
+                "left out"
+            )
             words = Words(
                 "The training labels are those of train and validation together, numbered in "
                 "their official order."
             )
-            return Judged("train", folds.quality, everything.images, numbers, how), words
-        why = folds.why
+            return Judged("train", found, everything.images, numbers, how), words
+        why = found
     pixels, labels = data.splits["train"].images.cpu(), images.labels("train")
-    asked, seed = chosen(subject, images, "train", "labels")
-    found = nearest(
+    asked, seed = drawn(subject, images, "train", "labels")
+    voters = nearest(
         pixels[asked], pixels, NEIGHBOURS, own=asked, device=images.device, track=subject.track
     )
-    shares = class_shares(found, labels, len(images.class_names))
-    quality = label_quality(labels[asked], shares, tie=found.distances.mean(1))
-    k = found.indices.shape[1]
+    shares = class_shares(voters, labels, len(images.class_names))
+    quality = label_quality(labels[asked], shares, tie=voters.distances.mean(1))
+    k = voters.indices.shape[1]
     of_all = "all" if seed is None else f"{len(asked):,} of the"
     words = Words(
         f"The training labels ({of_all} {len(labels):,}) are judged by the {k} nearest other "

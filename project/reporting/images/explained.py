@@ -10,23 +10,21 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from project.intervals import mean_interval
 from project.reporting.faithfulness import (
     MOST_RHO,
-    area,
-    gain,
-    is_above_0,
+    REDRAWS,
+    Faithfulness,
     mean_over_draws,
     randomisation_test,
-    removal_curve,
+    removal_curves,
 )
 from project.reporting.images import attributions as attribution
-from project.reporting.subject import Images, Subject
-from project.training.intervals import mean_interval
+from project.reporting.images.opened import Images
+from project.reporting.subject import Subject
 
 SHARE_OF_N = 10  # one image in ten of --n: each costs hundreds of passes
 REDRAWN_IMAGES = 32  # of the randomisation test
-REDRAWS = 3
-RANDOM_ORDERS = 3
 STEPS = 64  # of integrated gradients; 16 in the randomisation test
 CURVE = torch.linspace(0, 1, 17)  # shares of the pixels that are taken away
 QUARTER = 4  # place of 25 % in it
@@ -46,8 +44,7 @@ class Study:
         seed: Of all that is drawn.
         absent: Why a method was not run.
         maps: Of each method, (B, H, W) on the CPU.
-        curves: `deletion` and `insertion` of each method and of `random`, (B, S).
-        levels, rho: Of `randomisation_test`.
+        found: By the two tests.
     """
 
     images: Images
@@ -57,32 +54,12 @@ class Study:
     seed: int
     absent: dict[str, str] = field(default_factory=dict)
     maps: dict[str, Tensor] = field(default_factory=dict)
-    curves: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    levels: list[int] = field(default_factory=list)
-    rho: dict[str, Tensor] = field(default_factory=dict)
+    found: Faithfulness = field(default_factory=lambda: Faithfulness(CURVE))
 
     def baseline(self, name: str) -> Tensor:
         """Return what a method takes for no evidence, (1, C, 1, 1): black, or the mean pixel."""
         mean = self.images.classifier.mean[None]
         return mean if name.endswith("_grey") else torch.zeros_like(mean)
-
-    def gain(self, kind: str, name: str) -> tuple[float, tuple[float, float] | None]:
-        """Return by how much a method's area is better than that of random orders."""
-        curves = self.curves[kind]
-        return gain(curves[name], curves["random"], CURVE, insert=kind == "insertion")
-
-    def is_faster(self, name: str) -> bool:
-        return is_above_0(self.gain("deletion", name))
-
-    def area(self, kind: str, name: str) -> float:
-        return area(self.curves[kind][name], CURVE).mean().item()
-
-    def last_rho(self, name: str) -> float:
-        """Return the rank correlation after all layers were drawn anew."""
-        return mean_over_draws(self.rho[name][:, -1])[0]
-
-    def follows(self, name: str) -> bool:
-        return abs(self.last_rho(name)) < MOST_RHO
 
     def incompleteness(self, name: str) -> tuple[float, tuple[float, float] | None]:
         """Return the mean error of completeness over the mean difference, with its interval."""
@@ -97,16 +74,16 @@ class Study:
 
     def likeness(self, name: str) -> str:
         """Return what the maps of random weights are to those of the network."""
-        low = mean_over_draws(self.rho[name][:, -1])[1][0]
-        return "other" if self.follows(name) else "similar" if low > MOST_RHO else "unclear"
+        low = mean_over_draws(self.found.rho[name][:, -1])[1][0]
+        return "other" if self.found.follows(name) else "similar" if low > MOST_RHO else "unclear"
 
     def is_sound(self, name: str) -> bool:
         """Return whether a method follows the model and names what counts."""
-        return self.follows(name) and self.is_faster(name)
+        return self.found.follows(name) and self.found.is_faster(name)
 
     def without_a_quarter(self, name: str) -> float:
         """Return the mean probability without the quarter of the pixels that is named first."""
-        return self.curves["deletion"][name][:, QUARTER].mean().item()
+        return self.found.curves["deletion"][name][:, QUARTER].mean().item()
 
 
 def explained(subject: Subject, images: Images) -> Study:
@@ -173,7 +150,7 @@ def methods(study: Study, steps: int) -> dict[str, attribution.Method]:
 
 
 def remove(subject: Subject, study: Study) -> None:
-    """Fill in the curves; those of `random` are means over several orders."""
+    """Fill in the curves of deletion and insertion."""
     black, targets = study.baseline("black"), study.targets.cpu()[:, None]
 
     def score(kept: Tensor) -> Tensor:
@@ -181,19 +158,15 @@ def remove(subject: Subject, study: Study) -> None:
         logits = study.images.classify(torch.where(is_kept, study.pixels, black))
         return logits.softmax(dim=1).gather(1, targets)[:, 0]
 
-    generator = subject.generator("orders of removal")
-    random = [torch.rand(study.removable.shape, generator=generator) for _ in range(RANDOM_ORDERS)]
-    orders = {name: [maps.flatten(1)] for name, maps in study.maps.items()} | {"random": random}
-    study.curves = {"deletion": {}, "insertion": {}}
-    for name, several in subject.track(orders.items(), "removing pixels"):
-        for kind, curves in study.curves.items():
-            runs = [
-                removal_curve(
-                    score, order, study.removable, CURVE, generator, insert=kind == "insertion"
-                )
-                for order in several
-            ]
-            curves[name] = torch.stack(runs).mean(dim=0)
+    study.found.curves = removal_curves(
+        score,
+        {name: maps.flatten(1) for name, maps in study.maps.items()},
+        study.removable,
+        CURVE,
+        subject.generator("orders of removal"),
+        ("deletion", "insertion"),
+        subject.track,
+    )
 
 
 def redraw(subject: Subject, study: Study) -> None:
@@ -204,7 +177,7 @@ def redraw(subject: Subject, study: Study) -> None:
     def attribute(network: nn.Module) -> dict[str, Tensor]:
         return {name: m(network, pixels, targets).flatten(1) for name, m in chosen.items()}
 
-    study.levels, study.rho = randomisation_test(
+    study.found.levels, study.found.rho = randomisation_test(
         study.images.classifier,
         attribute,
         study.removable[:REDRAWN_IMAGES],

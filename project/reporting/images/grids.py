@@ -3,14 +3,11 @@
 Shape letters: n images, C channels, H height, W width.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
-from project.tracking.pictures import drawn, png
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from project.reporting.drawing import as_png, panels
 
 LONGEST = 14  # letters of a class name above one of four images; more would run into the next
 
@@ -22,19 +19,16 @@ def grid_picture(images: Tensor, titles: list[str], columns: int = 4) -> bytes:
         images: Float (n, C, H, W) in [0, 1], at least one.
         titles: Of one line or more, (n,).
     """
-    from matplotlib.figure import Figure  # half a second: not needed to train
-
     rows = -(-len(images) // columns)
     lines = 1 + max(title.count("\n") for title in titles)
     height = rows * (4.6 / columns + 0.15 * lines)
-    figure = Figure(figsize=(4.6, height), dpi=150, layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
+    figure, grid = panels(4.6, height, rows, columns)
     for axes in grid.flat[len(images) :]:
         axes.axis("off")
     for axes, image, title in zip(grid.flat, images, titles, strict=False):
         show(axes, image)
         axes.set_title(title, fontsize=8, pad=3)
-    return png(drawn(figure))
+    return as_png(figure)
 
 
 def maps_picture(
@@ -48,11 +42,8 @@ def maps_picture(
         maps: Signed, (n, H, W), each shown red above and blue below 0 on a scale of its own.
         titles: Of the methods, short.
     """
-    from matplotlib.figure import Figure
-
     rows, columns = len(pixels), 1 + len(maps)
-    figure = Figure(figsize=(5, 0.4 + 4.6 / columns * rows), dpi=150, layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
+    figure, grid = panels(5, 0.4 + 4.6 / columns * rows, rows, columns)
     for row, axes in enumerate(grid):
         show(axes[0], pixels[row])
         axes[0].set_ylabel(said[row], fontsize=8, rotation=0, ha="right", va="center")
@@ -63,10 +54,10 @@ def maps_picture(
         place.set_title(title, fontsize=8)
     for place in grid.flat:
         place.set(xticks=[], yticks=[])
-    return png(drawn(figure))
+    return as_png(figure)
 
 
-def show(axes: "Axes | Any", image: Tensor) -> None:
+def show(axes: Any, image: Tensor) -> None:
     """Draw (C, H, W) in [0, 1]: three channels in colour, one in grey, of others the first."""
     shown = image if len(image) == 3 else image[:1]
     axes.imshow(shown.cpu().permute(1, 2, 0).squeeze(2).numpy(), cmap="gray", vmin=0, vmax=1)

@@ -12,11 +12,11 @@ from torch import Tensor
 from project.reporting.faithfulness import (
     MOST_ERROR,
     MOST_RHO,
+    REDRAWS,
     in_words,
     layers_of,
-    mean_over_draws,
 )
-from project.reporting.faithfulness_pictures import curves_picture, rho_picture
+from project.reporting.faithfulness_pictures import curves_picture, randomisation_picture
 from project.reporting.findings import (
     Block,
     Figures,
@@ -34,14 +34,14 @@ from project.reporting.images.explained import (
     CURVE,
     MAIN,
     REDRAWN_IMAGES,
-    REDRAWS,
     STEPS,
     Study,
     attributed,
     explained,
 )
 from project.reporting.images.grids import LONGEST, maps_picture
-from project.reporting.subject import Images, Subject
+from project.reporting.images.opened import Images
+from project.reporting.subject import Subject
 
 LEAST_RHO_OF_CONTROL = 0.3  # of guided backpropagation, above which the test is seen to work
 
@@ -74,15 +74,16 @@ def section(subject: Subject) -> Section:
     assert subject.images is not None
     study = explained(subject, subject.images)
     mark, verdict = judged(study)
-    return Section("interpretability", "Interpretability", mark, verdict, blocks(subject, study))
+    return Section("interpretability", mark, verdict, blocks(subject, study))
 
 
 def judged(study: Study) -> tuple[Mark, str]:
     """Return the mark by `RULE`, and which methods can be believed."""
-    tested = [name for name in study.rho if name != CONTROL]
+    found = study.found
+    tested = [name for name in found.rho if name != CONTROL]
     good = [name for name in tested if study.is_sound(name)]
     bad = [name for name in tested if name not in good]
-    is_sharp = CONTROL not in study.rho or study.last_rho(CONTROL) > LEAST_RHO_OF_CONTROL
+    is_sharp = CONTROL not in found.rho or found.last_rho(CONTROL) > LEAST_RHO_OF_CONTROL
     adds_up = study.incompleteness(MAIN)[0] < MOST_ERROR
     if not good:
         return "fails", (
@@ -113,6 +114,7 @@ def listed(names: list[str]) -> str:
 def blocks(subject: Subject, study: Study) -> list[Block]:
     redrawn = min(REDRAWN_IMAGES, len(study.pixels))
     last = last_convolution(study.images.classifier.network)
+    num_layers = len(layers_of(study.images.classifier))
     how = (
         f"The predicted class of {len(study.pixels):,} {study.images.measured_split} images, drawn "
         "at random, is explained by signed maps of its logit"
@@ -132,24 +134,24 @@ def blocks(subject: Subject, study: Study) -> list[Block]:
         table(study),
         examples(subject, study),
         removal_picture(study),
-        randomisation_picture(study),
+        randomisation_picture("randomisation", study.found, TITLES, num_layers),
         Figures(measures(study)),
     ]
 
 
 def table(study: Study) -> Table:
-    rows = []
+    rows, found = [], study.found
     for name, title in TITLES.items():
         if name in study.absent:
             rows.append([title, "not run", "", "", "", study.absent[name]])
             continue
         quarter = f"{100 * study.without_a_quarter(name):.0f} %"
-        areas = [f"{study.area(kind, name):.2f}" for kind in study.curves]
+        areas = [f"{found.area(name, kind):.2f}" for kind in found.curves]
         rho, reading = "", "the control of deletion and insertion"
         if name != "random":
-            reading = "faster than random" if study.is_faster(name) else "not better than random"
-        if name in study.rho:
-            rho = f"{study.last_rho(name):.2f}"
+            reading = "faster than random" if found.is_faster(name) else "not better than random"
+        if name in found.rho:
+            rho = f"{found.last_rho(name):.2f}"
             reading += f", {study.likeness(name)} maps of random weights"
         rows.append([title, quarter, *areas, rho, reading])
     head = [
@@ -176,19 +178,11 @@ def measures(study: Study) -> list[Measure]:
     for name in study.absent:
         found.append(missing(f"rho_{name}", TITLES[name], study.absent[name]))
     for name in study.maps:
-        for kind in study.curves:
-            value, interval = study.gain(kind, name)
+        for kind in study.found.curves:
+            value, interval = study.found.gain(name, kind=kind)
             said, how = f"{TITLES[name]}: {kind}, gain over random", "normal, paired over images"
             found.append(Measure(f"{kind}_gain_{name}", said, value, "", n, interval, seed, how))
-    for name, rho in study.rho.items():
-        value, interval = mean_over_draws(rho[:, -1])
-        constant = int(rho.isnan().sum())
-        how = (
-            f"Student's t over {REDRAWS} draws of the weights; {constant} constant maps, taken as 0"
-        )
-        said = f"{TITLES[name]}: rank correlation after all layers"
-        found.append(Measure(f"rho_{name}", said, value, "", rho.shape[2], interval, seed, how))
-    return found
+    return [*found, *study.found.rho_measures(TITLES, seed)]
 
 
 def examples(subject: Subject, study: Study) -> Picture:
@@ -230,27 +224,15 @@ def shown_images(subject: Subject, images: Images) -> Tensor:
 
 def removal_picture(study: Study) -> Picture:
     panels = {
-        "% of the pixels removed": study.curves["deletion"],
-        "% of the pixels put back": study.curves["insertion"],
+        "% of the pixels removed": study.found.curves["deletion"],
+        "% of the pixels put back": study.found.curves["insertion"],
     }
     caption = (
         f"Probability of the predicted class, mean over {len(study.pixels):,} images. Left, pixels "
         "are removed, the most important first: a method that names what counts falls early, below "
         "the dashed random order. Right, they are put back on black: it rises early, above it."
     )
-    first = min(study.maps, key=lambda name: study.area("deletion", name))
+    first = min(study.maps, key=lambda name: study.found.area(name))
     alt = f"Deletion and insertion curves; {TITLES[first]} falls earliest."
     picture = curves_picture(panels, CURVE, TITLES, {"random"})
     return Picture("deletion_insertion", picture, caption, alt)
-
-
-def randomisation_picture(study: Study) -> Picture:
-    caption = (
-        "Rank correlation of each map with that of the same network after its last layers were "
-        f"drawn anew, of {len(layers_of(study.images.classifier))} with weights; bars reach over "
-        f"the {REDRAWS} draws. At 1 nothing has changed: the method did not look at those weights. "
-        f"At 0 nothing is left. The grey band is {MOST_RHO} about 0."
-    )
-    ends = ", ".join(f"{TITLES[name]} {study.last_rho(name):.2f}" for name in study.rho)
-    picture = rho_picture(study.levels, study.rho, TITLES)
-    return Picture("randomisation", picture, caption, f"After all layers: {ends}.")

@@ -65,46 +65,34 @@ def label_quality(labels: Tensor, probabilities: Tensor, tie: Tensor | None = No
     return LabelQuality(given, shares.argmax(axis=1), believed, order, flagged)
 
 
-@dataclass(frozen=True)
-class Folds:
-    """What the runs of a k-fold set say of the training images, in their official order.
-
-    Attributes:
-        quality: None where they cannot be used.
-        why: They cannot be used; or the number of runs.
-    """
-
-    quality: LabelQuality | None
-    why: str
-
-
-def from_folds(run: Path | None, labels: Tensor, num_folds: int | None, split_seed: int) -> Folds:
-    """Return the quality of all training labels by the runs beside `run` that left them out.
+def from_folds(
+    run: Path | None, labels: Tensor, num_folds: int, split_seed: int
+) -> LabelQuality | str:
+    """Return what runs say of the training labels that they left out, or why they cannot be used.
 
     Each of the `num_folds` runs kept, in `outcomes.npz`, -log p(given label) of the images that it
     was validated on.
 
     Args:
-        run: One of the runs.
+        run: One of the runs, which lie side by side.
         labels: Of train and validation together, in the official order, int64 (N,).
         num_folds, split_seed: Of the data.
     """
-    if run is None or num_folds is None:
-        return Folds(None, "the run is not one of a k-fold set")
+    if run is None:
+        return "the checkpoint lies outside of a run directory"
     validated = siblings(run)
     if absent := sorted(set(range(num_folds)) - set(validated)):
-        return Folds(None, f"of its {num_folds} folds {absent} have not been trained")
+        return f"of its {num_folds} folds {absent} have not been trained"
     folds = stratified_folds(labels, num_folds, split_seed)
     guessed, believed = torch.zeros_like(labels), torch.zeros(len(labels), dtype=torch.float64)
     for fold, outcomes in validated.items():
         held_out = (folds == fold).nonzero().flatten()
         if not np.array_equal(outcomes["labels"], labels[held_out].numpy()):
-            return Folds(None, f"fold {fold} was validated on other labels than those open here")
+            return f"fold {fold} was validated on other labels than those open here"
         guessed[held_out] = torch.from_numpy(outcomes["predicted"]).long()
         believed[held_out] = torch.from_numpy(outcomes["losses"]).double().neg().exp()
     scores = believed.numpy()
-    quality = LabelQuality(labels.numpy(), guessed.numpy(), scores, scores.argsort(), None)
-    return Folds(quality, f"{num_folds} runs")
+    return LabelQuality(labels.numpy(), guessed.numpy(), scores, scores.argsort(), None)
 
 
 def siblings(run: Path) -> dict[int, dict[str, NDArray[Any]]]:
@@ -112,8 +100,8 @@ def siblings(run: Path) -> dict[int, dict[str, NDArray[Any]]]:
 
     Of the runs of a fold, one with the seed of `run` is taken before others.
     """
+    from project.comparison.outcomes import load_outcomes
     from project.comparison.runs import directories, read_run
-    from project.training.outcomes import load_outcomes
 
     mine = read_run(run)
     if mine is None:

@@ -14,6 +14,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from project.reporting.images.opened import Images
+from project.reporting.subject import Subject
+
+QUERIES_PER_N = 10  # images whose neighbours are looked for, for each of `n`
 QUERIES = 1000  # images asked about at once
 SEARCHED = 10_000  # images searched at once: products take 4 x QUERIES x SEARCHED bytes, 40 MB
 Track = Callable[[Iterable[Tensor], str, int], Iterator[Tensor]]
@@ -29,6 +33,49 @@ class Neighbours(NamedTuple):
 
     distances: Tensor
     indices: Tensor
+
+
+class Known(NamedTuple):
+    """What is nearest, among train and validation, to images of the measured split.
+
+    Attributes:
+        asked: Their indices in the measured split, int64 (N,).
+        seed: Of their draw; None where all were asked about.
+        splits, labels: Those searched, the labels one after the other, int64 (M,).
+        nearest: One each, (N, 1).
+    """
+
+    asked: Tensor
+    seed: int | None
+    splits: list[str]
+    labels: Tensor
+    nearest: Neighbours
+
+    def guesses(self) -> Tensor:
+        """Return the label of the nearest image, int64 (N,)."""
+        return self.labels[self.nearest.indices[:, 0]]
+
+
+def known_images(subject: Subject, images: Images) -> Known:
+    """Return the image nearest to each of the measured split, or of a sample; computed once."""
+    if images.known is None:
+        measured = images.measured_split
+        splits = [split for split in images.splits if split != measured]
+        searched = torch.cat([images.data.splits[split].images.cpu() for split in splits])
+        labels = torch.cat([images.labels(split) for split in splits])
+        asked, seed = drawn(subject, images, measured, "neighbours")
+        pixels = images.data.splits[measured].images.cpu()[asked]
+        found = nearest(pixels, searched, device=images.device, track=subject.track)
+        images.known = Known(asked, seed, splits, labels, found)
+    return images.known
+
+
+def drawn(subject: Subject, images: Images, split: str, name: str) -> tuple[Tensor, int | None]:
+    """Return the indices of the images to ask about, and the seed where not all of them are."""
+    most = QUERIES_PER_N * subject.n
+    if images.count(split) <= most:
+        return torch.arange(images.count(split)), None
+    return images.sample(split, most, subject.generator(f"data {name}")), subject.seed
 
 
 def same_images(images: dict[str, Tensor]) -> list[list[tuple[str, int]]]:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from project.reporting.drawing import as_png, draw_spreads, panels
 from project.reporting.findings import (
     Figures,
     Mark,
@@ -29,14 +30,12 @@ from project.reporting.findings import (
 )
 from project.reporting.images import strangers
 from project.reporting.images.grids import LONGEST, grid_picture
-from project.reporting.separation import separation
-from project.reporting.subject import Images, Subject
-from project.tracking.pictures import drawn, png
-from project.training.intervals import mean_interval
+from project.reporting.images.opened import Images
+from project.reporting.means import mean_measure
+from project.reporting.separation import FAILS_AUROC, HOLDS_AUROC, separation
+from project.reporting.subject import Subject
 
-NAME, TITLE = "out_of_distribution", "Out of distribution"
-HOLDS_AUROC = 0.95  # the least of any kind of strange images, by confidence, for "holds"
-FAILS_AUROC = 0.80  # below it for any kind: "fails"
+NAME = "out_of_distribution"
 TOO_SURE = 0.90  # mean confidence on any kind, from which nothing "holds", however well it ranks
 RULE = f"""\
 Each kind of strange images is compared with test images, in pairs. Told apart in pairs (AUROC): \
@@ -113,7 +112,6 @@ def section(subject: Subject) -> Section:
     mark = mark_of(apart[worst.key], max(kind.mean_confidence for kind in strange.values()))
     return Section(
         NAME,
-        TITLE,
         mark,
         verdict(mark, test, worst, apart[worst.key], list(strange.values())),
         [
@@ -167,10 +165,8 @@ def kinds_beside(subject: Subject, images: Images, test: Tensor) -> Iterator[Kin
 
 
 def confidence_of(kind: Kind, seed: int) -> Measure:
-    sure = kind.confidence.tolist()
     key, title = f"{kind.key}_confidence", f"{capital(kind.title)}: mean confidence"
-    interval = mean_interval(sure, [1] * len(sure))
-    return Measure(key, title, kind.mean_confidence, "%", len(sure), interval, seed, "normal")
+    return mean_measure(key, title, "%", kind.confidence, seed=seed, how="normal")
 
 
 def measured(test: Kind, kind: Kind, seed: int) -> list[Measure]:
@@ -235,40 +231,28 @@ def table(test: Kind, kinds: list[Kind], measures: dict[str, list[Measure]]) -> 
 
 def distributions(test: Kind, kinds: list[Kind]) -> Picture:
     """Draw how confidence and energy are spread over each kind, a row a kind."""
-    from matplotlib.figure import Figure
-
     shown = [test, *kinds]
-    figure = Figure(figsize=(5, 0.8 + 0.55 * len(shown)), dpi=150, layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
+    figure, (halves,) = panels(5, 0.8 + 0.55 * len(shown), columns=2, sharey=True)
     energies = np.concatenate([kind.energy.numpy() for kind in shown])
     low, high = np.quantile(energies, [0.002, 0.998])
     for axes, name, ends in zip(
-        panels, ("confidence", "energy"), ((0, 1), (low, high)), strict=True
+        halves, ("confidence", "energy"), ((0, 1), (low, high)), strict=True
     ):
-        edges = np.linspace(ends[0], ends[1], 41)
-        for row, kind in enumerate(reversed(shown)):
-            values = getattr(kind, name).numpy().clip(*ends)
-            heights = np.histogram(values, edges)[0] / len(values)
-            colour = "#1f5fa8" if kind is test else "#c8641e"
-            top = row + 0.85 * np.sqrt(heights)  # so that few images are seen too
-            axes.stairs(top, edges, baseline=row, fill=True, color=colour)
-            axes.plot([np.median(values)] * 2, [row, row + 0.85], color="black", linewidth=1)
-        axes.set_ylim(0, len(shown))
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.tick_params(left=False, labelsize=9)
-    panels[0].set_yticks(
+        values = [getattr(kind, name).numpy() for kind in shown]
+        draw_spreads(axes, values, np.linspace(ends[0], ends[1], 41))
+    halves[0].set_yticks(
         [row + 0.3 for row in range(len(shown))], [wrapped(k.title) for k in reversed(shown)]
     )
-    panels[0].set_xlabel("confidence", fontsize=9)
-    panels[0].set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"])
-    panels[1].set_xlabel("energy, nats", fontsize=9)
+    halves[0].set_xlabel("confidence")
+    halves[0].set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"])
+    halves[1].set_xlabel("energy, nats")
     return Picture(
         "out_of_distribution",
-        png(drawn(figure)),
+        as_png(figure),
         "How sure the network is of each kind of images (left) and their energy (right); a stroke "
-        "marks the median, heights are square roots of shares. A network that knows its limits "
-        "has its own images (blue) at the right end of the left half and the left end of the "
-        "right half, and the others away from them.",
+        "marks the median; heights are square roots, on a scale of each row's own. A network that "
+        "knows its limits has its own images (blue) at the right end of the left half and the left "
+        "end of the right half, and the others away from them.",
         "Spread of confidence and energy; mean confidence: "
         + ", ".join(f"{kind.title} {kind.sureness}" for kind in shown),
     )

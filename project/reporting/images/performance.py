@@ -8,14 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from project.comparison.significance import mcnemar
+from project.intervals import wilson_interval
 from project.reporting.bootstrap import DRAWS, interval_95
-from project.reporting.classification import (
-    class_averages,
-    most_confused,
-    resampled_averages,
-    threshold_of,
-    worse_than_the_rest,
-)
 from project.reporting.findings import (
     Block,
     Figures,
@@ -32,10 +27,19 @@ from project.reporting.findings import (
     share,
 )
 from project.reporting.images.class_pictures import confusion_picture
+from project.reporting.images.classification import (
+    class_averages,
+    most_confused,
+    resampled_averages,
+    threshold_of,
+    worse_than_the_rest,
+)
 from project.reporting.images.grids import LONGEST, grid_picture
+from project.reporting.images.neighbours import known_images
+from project.reporting.images.opened import Images
+from project.reporting.means import mean_measure
 from project.reporting.recorded import recorded
-from project.reporting.subject import Images, Subject
-from project.training.intervals import mean_interval, wilson_interval
+from project.reporting.subject import Subject
 
 ENOUGH = 0.90  # accuracy below which a model is to be used with care
 FAR_BELOW = 0.05  # recall below that of the other classes, which is more than a nuance
@@ -48,10 +52,11 @@ MOST_CONFUSED = 8
 MOST_ERRORS = 12
 RULE = f"""\
 The mark: "fails" where the interval of the accuracy reaches the share of the commonest class; \
-"with care" where it reaches below {ENOUGH:.0%}, or a class is {100 * FAR_BELOW:.0f} points or \
-more below the others and the test says that this is no chance (Fisher's exact test against all \
-other classes, p below {SURE} after Holm's correction for {{}} classes, one of which is always the \
-weakest); else "holds".\
+"with care" where it reaches below {ENOUGH:.0%}, or the model is not shown to be better than the \
+class of the nearest known image, pixel by pixel (the interval of the paired difference reaches \
+0), or a class is {100 * FAR_BELOW:.0f} points or more below the others and the test says that \
+this is no chance (Fisher's exact test against all other classes, p below {SURE} after Holm's \
+correction for {{}} classes, one of which is always the weakest); else "holds".\
 """.replace("%", " %")
 
 
@@ -105,9 +110,9 @@ def section(subject: Subject) -> Section:
         Figures(alone, "Left alone: the threshold is chosen on the validation split"),
         Words(RULE.format(num_classes)),
     ]
-    mark = mark_of(figures[0], figures[1], classes)
-    verdict = verdict_of(figures, alone, of, classes, split)
-    return Section("performance", "Performance", mark, verdict, blocks)
+    by_key = {measure.key: measure for measure in [*figures, *alone]}
+    mark, verdict = mark_of(by_key, classes), verdict_of(by_key, of, classes, split)
+    return Section("performance", mark, verdict, blocks)
 
 
 def outcome(logits: Tensor, labels: Tensor) -> Outcome:
@@ -131,10 +136,7 @@ def overall(subject: Subject, images: Images, split: str, of: Outcome) -> list[M
             "majority", f"Always {images.class_names[commonest]!r}, the commonest in training",
             int((of.labels == commonest).sum()), n,
         ),
-        Measure(
-            "loss", "Loss (negative log-likelihood)", of.losses.mean().item(), "nats", n,
-            mean_interval(of.losses.tolist(), [1] * n), None, "normal",
-        ),
+        mean_measure("loss", "Loss (negative log-likelihood)", "nats", of.losses, how="normal"),
     ]  # fmt: skip
     for key, title, value, draws in (
         ("balanced_accuracy", "Balanced accuracy", averages.recall.item(), drawn.recall),
@@ -149,7 +151,23 @@ def overall(subject: Subject, images: Images, split: str, of: Outcome) -> list[M
         for k in (2, 5):
             right = int(best[:, :k].any(dim=1).sum())
             found.append(share(f"top_{k}", f"Right among the {k} likeliest", right, n))
-    return [*found, on_training_images(subject, images)]
+    return [*found, *against_neighbours(subject, images, of), on_training_images(subject, images)]
+
+
+def against_neighbours(subject: Subject, images: Images, of: Outcome) -> list[Measure]:
+    """Return how often the nearest known image has the class, and how much better the model is."""
+    known = known_images(subject, images)
+    right = known.guesses() == of.labels[known.asked]
+    n, seed = len(right), known.seed
+    better = mcnemar(of.right[known.asked].numpy(), right.numpy())
+    title = f"Always the class of the nearest image of {' or '.join(known.splits)}"
+    return [
+        share("nearest", title, int(right.sum()), n, seed),
+        Measure(
+            "better_than_nearest", "The model more than that, paired", better.difference, "%", n,
+            better.interval, seed, "Wald, adjusted, paired over images",
+        ),
+    ]  # fmt: skip
 
 
 def on_training_images(subject: Subject, images: Images) -> Measure:
@@ -289,33 +307,40 @@ def alone_figures(images: Images, of: Outcome) -> list[Measure]:
     return [*found, share("right_alone", "Right, of those", int(of.right[kept].sum()), n)]
 
 
-def mark_of(accuracy: Measure, majority: Measure, classes: list[ClassResult]) -> Mark:
+def mark_of(figures: dict[str, Measure], classes: list[ClassResult]) -> Mark:
     """Return the mark by `RULE`."""
-    assert accuracy.interval_95 is not None
-    assert majority.value is not None
-    low = accuracy.interval_95[0]
-    if low <= majority.value:
+    low, majority = least(figures["accuracy"]), figures["majority"].value
+    assert majority is not None
+    if low <= majority:
         return "fails"
-    return "caution" if low < ENOUGH or any(c.is_left_behind for c in classes) else "holds"
+    is_beaten = least(figures["better_than_nearest"]) <= 0
+    is_weak = low < ENOUGH or is_beaten or any(c.is_left_behind for c in classes)
+    return "caution" if is_weak else "holds"
+
+
+def least(measure: Measure) -> float:
+    """Return the lower end of an interval."""
+    assert measure.interval_95 is not None
+    return measure.interval_95[0]
 
 
 def verdict_of(
-    figures: list[Measure],
-    alone: list[Measure],
-    of: Outcome,
-    classes: list[ClassResult],
-    split: str,
+    figures: dict[str, Measure], of: Outcome, classes: list[ClassResult], split: str
 ) -> str:
-    accuracy, majority = figures[:2]
-    if mark_of(accuracy, majority, classes) == "fails":
+    accuracy, majority, nearest = (figures[k] for k in ("accuracy", "majority", "nearest"))
+    if mark_of(figures, classes) == "fails":
         return (
             f"Not shown to be better than always naming the commonest class: right on "
             f"{accuracy.shown()} of the {split} images, against {majority.number()}."
         )
+    is_better = least(figures["better_than_nearest"]) > 0
+    doubt = "" if is_better else ": not shown to be better than comparing pixels"
     told = (
         f"Right on {accuracy.shown()} of the {split} images; always naming the commonest class "
-        f"would be right on {majority.number()}. {of_confident(accuracy, alone, of, split)}"
+        f"would be right on {majority.number()}, that of the nearest known image on "
+        f"{nearest.number()}{doubt}. "
     )
+    told += of_confident(figures, of, split)
     if left := [c for c in classes if c.is_left_behind]:
         worst = f"{left[0].name!r} ({digits(100 * left[0].recall)} %"
         more = f" and {len(left) - 1} more" if len(left) > 1 else ""
@@ -328,17 +353,16 @@ def verdict_of(
     return f"{told}No class is worse than the others by more than chance explains."
 
 
-def of_confident(accuracy: Measure, alone: list[Measure], of: Outcome, split: str) -> str:
+def of_confident(figures: dict[str, Measure], of: Outcome, split: str) -> str:
     """Return what the confidence is good for: a sentence and a space, or nothing."""
-    by_key = {measure.key: measure for measure in alone}
-    if (accuracy.value or 0.0) >= ALONE:
+    if (figures["accuracy"].value or 0.0) >= ALONE:
         kept = of.confidence.argsort(descending=True, stable=True)[: round(0.9 * len(of.labels))]
         right = percent(of.right[kept].double().mean().item())
         return f"Of the 90 % that it is surest of, {right} % are right. "
-    if "right_alone" in by_key:
+    if "right_alone" in figures:
         return (
-            f"It is sure enough to decide {by_key['decided_alone'].number()} of them alone, of "
-            f"which {by_key['right_alone'].number()} are right. "
+            f"It is sure enough to decide {figures['decided_alone'].number()} of them alone, of "
+            f"which {figures['right_alone'].number()} are right. "
         )
     if split == "val":  # no threshold was sought
         return ""

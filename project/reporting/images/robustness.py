@@ -6,6 +6,7 @@ Shape letters: n images, S severities, C channels, H height, W width.
 import torch
 from torch import Tensor
 
+from project.intervals import mean_interval, wilson_interval
 from project.reporting.findings import (
     Block,
     Figures,
@@ -29,13 +30,13 @@ from project.reporting.images.attacked import (
     mean,
 )
 from project.reporting.images.corruptions import CORRUPTIONS, SEVERITIES
+from project.reporting.images.opened import Images
 from project.reporting.images.robustness_pictures import (
     curve_picture,
     damage_picture,
     smallest_picture,
 )
-from project.reporting.subject import Images, Subject, gradients
-from project.training.intervals import mean_interval, wilson_interval
+from project.reporting.subject import Subject, gradients
 
 HOLDS, FAILS = 0.8, 0.5  # share right under attack, and over all damage
 
@@ -85,7 +86,7 @@ def section(subject: Subject) -> Section:
         Words(rule(attacked)),
     ]
     said = verdict(attacked, told, damaged, checks)
-    return Section("robustness", "Robustness", mark, said, blocks)
+    return Section("robustness", mark, said, blocks)
 
 
 def damage(subject: Subject, images: Images, pixels: Tensor, labels: Tensor) -> dict[str, Tensor]:

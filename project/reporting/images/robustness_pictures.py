@@ -6,14 +6,15 @@ Shape letters: n images, C channels, H height, W width.
 import torch
 from torch import Tensor
 
+from project.intervals import wilson_interval
+from project.reporting.drawing import as_png, panels
 from project.reporting.findings import Picture, with_unit
 from project.reporting.images.attacked import RESTARTS, STEPS, Attacked, mean
+from project.reporting.images.attacks import smallest_changes
 from project.reporting.images.corruptions import CORRUPTIONS
 from project.reporting.images.grids import LONGEST, grid_picture
-from project.reporting.subject import Images, Subject
-from project.tasks.attacks import smallest_changes
-from project.tracking.pictures import drawn, png
-from project.training.intervals import wilson_interval
+from project.reporting.images.opened import Images
+from project.reporting.subject import Subject
 
 SHOWN = 4  # images with the smallest change that fools
 SIZES = 31  # of that change, up to the largest epsilon
@@ -21,10 +22,7 @@ SIZES = 31  # of that change, up to the largest epsilon
 
 def curve_picture(attacked: Attacked) -> Picture:
     """Return the share right over epsilon, for noise, FGSM and PGD."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.5, 3.2), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
+    figure, ((axes,),) = panels(4.5, 3.2)
     sizes = [0.0, *attacked.epsilons.values()]
     count = len(attacked.least)
     lines = [
@@ -40,17 +38,15 @@ def curve_picture(attacked: Attacked) -> Picture:
         axes.fill_between(
             sizes, [100 * e for e in low], [100 * e for e in high], color=colour, alpha=0.2, lw=0
         )
-    axes.set_xticks(sizes, ["0", *attacked.epsilons], fontsize=8)
+    axes.set_xticks(sizes, ["0", *attacked.epsilons])
+    axes.set(xlabel="largest change of a pixel (black 0, white 1)", ylabel="right, %")
     axes.set(ylim=(-3, 103))
-    axes.set_xlabel("largest change of a pixel (black 0, white 1)", fontsize=9)
-    axes.set_ylabel("right, %", fontsize=9)
-    axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     last = list(attacked.epsilons)[-1]
     return Picture(
         "attacks",
-        png(drawn(figure)),
+        as_png(figure),
         f"Share of {count:,} images that stay right, over the size of the change; shaded: 95 % "
         "intervals. The further the line of PGD lies below that of noise, the more the direction "
         "of a change matters and not its size.",

@@ -12,7 +12,8 @@ from project.reporting.bootstrap import DRAWS, bootstrap, interval_95
 from project.reporting.calibration import Temperature, Verdicts, fit_temperature, verdicts
 from project.reporting.confidence import confidence_section
 from project.reporting.findings import Measure, Section
-from project.reporting.subject import Subject, Text
+from project.reporting.subject import Subject
+from project.reporting.text.opened import Text
 
 MOST_LOGITS = 1 << 25  # that are kept to fit a temperature: 128 MB
 FEW = 5  # likeliest tokens

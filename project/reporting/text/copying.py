@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from project.reporting.findings import Block, Figures, Measure, Passage, Words, fact, missing, share
-from project.reporting.memorisation import Bytes, copied_bytes, longest_copy, reproduced_tokens
-from project.reporting.subject import Subject, Text
+from project.reporting.means import mean_measure
+from project.reporting.subject import Subject
 from project.reporting.text.excerpts import as_bytes, byte_pieces
-from project.reporting.text.losses import mean_measure
+from project.reporting.text.memorisation import Bytes, copied_bytes, longest_copy, reproduced_tokens
+from project.reporting.text.opened import Text
 from project.reporting.text.repetition import SPAN
 from project.tasks.sampling import generate
 
@@ -121,8 +122,7 @@ def copied(
 def mean_share(key: str, title: str, shares: list[float], seed: int | None, how: str) -> Measure:
     if not shares:
         return missing(key, title, f"no passage has {SPAN} bytes")
-    values = torch.tensor(shares)
-    return mean_measure(key, title, values, torch.ones_like(values), "%", None, seed, how)
+    return mean_measure(key, title, "%", torch.tensor(shares), seed=seed, how=how)
 
 
 def sample_passage(text: Text, prompt: Tensor, written: list[int], temperature: float) -> Passage:
@@ -154,10 +154,9 @@ def extracted(
         measures += [
             share(key, title, int((right == follow).sum()), len(right), subject.seed),
             mean_measure(
-                f"{key}_tokens", until, right, torch.ones_like(right), "", None, subject.seed,
-                "normal, over passages",
+                f"{key}_tokens", until, "", right, seed=subject.seed, how="normal, over passages"
             ),
-        ]  # fmt: skip
+        ]
     ends = [m.interval_95 for m in measures if m.unit == "%" and m.interval_95]
     more = len(ends) == 2 and ends[0][0] > ends[1][1]
     return Figures(measures, "Reproduced from the training text"), more

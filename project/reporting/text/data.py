@@ -2,7 +2,6 @@
 
 import re
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +12,15 @@ from project.reporting.findings import (
     Figures,
     Mark,
     Measure,
+    Part,
     Section,
     Table,
     Words,
     fact,
     missing,
+    section_of,
 )
-from project.reporting.subject import Subject, Text
+from project.reporting.subject import Subject
 from project.reporting.text.characters import (
     KINDS,
     by_category,
@@ -29,6 +30,7 @@ from project.reporting.text.characters import (
     lines_not_in,
 )
 from project.reporting.text.excerpts import PIECE, excerpts, pieces
+from project.reporting.text.opened import Text
 from project.reporting.text.personal import KINDS as PERSONAL
 from project.reporting.text.personal import hints
 from project.reporting.text.repetition import (
@@ -57,21 +59,6 @@ RULE = Words(
 )
 
 
-@dataclass
-class Part:
-    """One question of the section.
-
-    Attributes:
-        blocks: That answer it.
-        says: Sentences for the verdict; nothing where it needs none.
-        mark: What it alone would give the section.
-    """
-
-    blocks: list[Block] = field(default_factory=list)
-    says: str = ""
-    mark: Mark = "holds"
-
-
 def section(subject: Subject) -> Section:
     assert subject.text is not None
     text = subject.text
@@ -97,18 +84,17 @@ def section(subject: Subject) -> Section:
         vocabulary(text, read),
         personal(read),
     ]
-    worst_first = sorted(parts, key=lambda part: ("fails", "caution", "holds").index(part.mark))
-    blocks = [block for part in parts for block in part.blocks]
+    notes: list[Block] = [RULE]
     if long := [split for split in text.splits if len(text.tokens(split)) > MOST_TOKENS]:
-        blocks.append(
+        notes.insert(
+            0,
             Words(
                 f"Of {' and '.join(long)}, excerpts of {MOST_TOKENS:,} tokens, spread evenly, were "
                 "read for lines, words, normal forms and personal data; characters and tokens are "
                 "those of the whole text."
-            )
+            ),
         )
-    verdict = " ".join(part.says for part in worst_first if part.says)
-    return Section("data", "Data", worst_first[0].mark, verdict, [*blocks, RULE])
+    return section_of("data", parts, *notes)
 
 
 def sizes(text: Text, counts: dict[str, NDArray[np.int64]]) -> Part:

@@ -1,27 +1,12 @@
 """Interpretability of a language model: which tokens a prediction rests on, and how far back.
 
-Shape letters: B windows, T tokens of a window, V vocabulary, S steps of a curve, R draws of the
-weights, L levels of layers.
+Shape letters: B windows, T tokens of a window.
 """
 
-from dataclasses import dataclass, field
-
 import torch
-from torch import Tensor, nn
 
-from project.reporting.faithfulness import (
-    MOST_ERROR,
-    MOST_RHO,
-    area,
-    gain,
-    in_words,
-    is_above_0,
-    layers_of,
-    mean_over_draws,
-    randomisation_test,
-    removal_curve,
-)
-from project.reporting.faithfulness_pictures import curves_picture, rho_picture
+from project.reporting.faithfulness import MOST_ERROR, MOST_RHO, REDRAWS, in_words, layers_of
+from project.reporting.faithfulness_pictures import curves_picture, randomisation_picture
 from project.reporting.findings import (
     Block,
     Figures,
@@ -35,24 +20,22 @@ from project.reporting.findings import (
     missing,
     not_run,
 )
-from project.reporting.subject import Subject, Text
-from project.reporting.text import attributions as attribution
+from project.reporting.subject import Subject
+from project.reporting.text.explained import (
+    CURVE,
+    MAIN,
+    METHODS,
+    REDRAWN_WINDOWS,
+    STEPS,
+    Study,
+    explained,
+)
+from project.reporting.text.pictures import Row, text_picture
 from project.reporting.text.reach import Reach, attention_blocks, measured_reach, reach_blocks
-from project.reporting.text.token_pictures import Row, text_picture
-from project.training.intervals import mean_interval
 
-NAME, TITLE = "interpretability", "Interpretability"
-LENGTH = 64  # tokens of a window that is explained, or the context where it is shorter
-EXAMPLES_A_WINDOW = 25  # each costs hundreds of passes: a 25th of the report's n
-REDRAWN_WINDOWS = 12  # of the randomisation test
-REDRAWS = 3
-RANDOM_ORDERS = 3
-STEPS = 64  # of integrated gradients; 16 in the randomisation test
-CURVE = torch.linspace(0, 0.25, 17)  # shares of the tokens taken away; later ones hardly count
+NAME = "interpretability"
 SHOWN = 2  # right predictions, and as many wrong ones
 SHOWN_TOKENS = 48  # of each
-
-MAIN = "integrated_gradients"
 TITLES = {
     MAIN: "integrated gradients",
     "gradient_times_input": "gradient x input",
@@ -61,146 +44,7 @@ TITLES = {
     "nearest": "nearest first",
     "random": "random order",
 }
-METHODS = (MAIN, "gradient_times_input", "occlusion")
 CONTROLS = {"nearest", "random"}
-
-
-@dataclass
-class Study:
-    """What was measured on one sample of windows.
-
-    Attributes:
-        tokens: (B, T), on the device.
-        targets: The predicted tokens, which are what is explained, int64 (B,), on the device.
-        next_tokens: What the text has there, int64 (B,), on the CPU.
-        sample: Tokens whose mean embedding is the average token, on the device.
-        seed: Of all that is drawn.
-        values: Of each method, (B, T) on the CPU.
-        curves: Deletion of each method and control, (B, S).
-        levels, rho: Of `randomisation_test`.
-    """
-
-    text: Text
-    tokens: Tensor
-    targets: Tensor
-    next_tokens: Tensor
-    sample: Tensor
-    seed: int
-    values: dict[str, Tensor] = field(default_factory=dict)
-    curves: dict[str, Tensor] = field(default_factory=dict)
-    levels: list[int] = field(default_factory=list)
-    rho: dict[str, Tensor] = field(default_factory=dict)
-
-    def gain(self, name: str, control: str) -> tuple[float, tuple[float, float] | None]:
-        return gain(self.curves[name], self.curves[control], CURVE)
-
-    def is_faster(self, name: str, control: str) -> bool:
-        return is_above_0(self.gain(name, control))
-
-    def area(self, name: str) -> float:
-        return area(self.curves[name], CURVE).mean().item()
-
-    def last_rho(self, name: str) -> float:
-        """Return the rank correlation after all layers were drawn anew."""
-        return mean_over_draws(self.rho[name][:, -1])[0]
-
-    def follows(self, name: str) -> bool:
-        return abs(self.last_rho(name)) < MOST_RHO
-
-    def incompleteness(self) -> tuple[float, tuple[float, float] | None] | None:
-        """Return the mean error of completeness over the mean difference, with its interval.
-
-        None where there is no difference: the network says the same whatever it reads.
-        """
-        network = self.text.network
-        baseline = attribution.average_token(network, self.sample)
-        error, difference = attribution.completeness(
-            network, self.tokens, self.targets, baseline, self.values[MAIN].to(self.tokens.device)
-        )
-        sums, counts = error.tolist(), difference.tolist()
-        return (sum(sums) / sum(counts), mean_interval(sums, counts)) if sum(counts) else None
-
-
-def section(subject: Subject) -> Section:
-    assert subject.text is not None
-    study = begin(subject, subject.text)
-    if len(study.tokens) < 2:
-        return not_run(NAME, TITLE, "the text to measure on does not fill two windows")
-    for name in subject.track(METHODS, "attributing"):
-        study.values[name] = explained(study, study.text.network, name, len(study.tokens), STEPS)
-    remove(subject, study)
-    redraw(subject, study)
-    reach = measured_reach(subject, subject.text)
-    mark, says = judged(study)
-    verdict = f"{says} {reach.in_words()}"
-    return Section(NAME, TITLE, mark, verdict, blocks(study, reach))
-
-
-def begin(subject: Subject, text: Text) -> Study:
-    """Draw the windows, and what the average token is taken over."""
-    split, length = text.measured_split, min(LENGTH, text.context_length)
-    number = max(2, subject.n // EXAMPLES_A_WINDOW)
-    batch = text.windows(split, number, subject.generator("explained windows"), length)
-    sample = text.windows(split, 200, subject.generator("average token"), length).inputs
-    logits = text.logits(batch.inputs)[:, -1, : len(text.tokenizer.vocabulary)]
-    targets = logits.argmax(dim=1).to(text.device)
-    tokens = batch.inputs.to(text.device)
-    next_tokens, sample = batch.targets[:, -1], sample.to(text.device)
-    return Study(text, tokens, targets, next_tokens, sample, subject.seed)
-
-
-def explained(study: Study, network: nn.Module, name: str, number: int, steps: int) -> Tensor:
-    """Return the attributions of the first windows by a method, (number, T) on the CPU."""
-    tokens, targets = study.tokens[:number], study.targets[:number]
-    baseline = attribution.average_token(network, study.sample)
-    if name == MAIN:
-        return attribution.integrated_gradients(network, tokens, targets, baseline, steps).cpu()
-    if name == "occlusion":
-        return attribution.occlusion(network, tokens, targets, baseline).cpu()
-    return attribution.gradient_times_input(network, tokens, targets, baseline).cpu()
-
-
-def remove(subject: Subject, study: Study) -> None:
-    """Fill in the deletion curves; that of `random` is a mean over several orders."""
-    network = study.text.network
-    reader = attribution.Reader(network)
-    embeddings = attribution.embedded(network, study.tokens)
-    baseline = attribution.average_token(network, study.sample)
-
-    def score(kept: Tensor) -> Tensor:
-        is_kept = kept[:, :, None].to(embeddings.device)
-        return reader(torch.where(is_kept, embeddings, baseline), study.targets).exp()
-
-    generator = subject.generator("orders of removal")
-    shape = study.tokens.shape
-    orders = {name: [values] for name, values in study.values.items()} | {
-        "nearest": [torch.arange(shape[1]).float().expand(shape)],
-        "random": [torch.rand(shape, generator=generator) for _ in range(RANDOM_ORDERS)],
-    }
-    every = torch.ones(shape, dtype=torch.bool)
-    for name, several in subject.track(orders.items(), "removing tokens"):
-        runs = [removal_curve(score, order, every, CURVE, generator) for order in several]
-        study.curves[name] = torch.stack(runs).mean(dim=0)
-
-
-def redraw(subject: Subject, study: Study) -> None:
-    """Fill in the randomisation test, on the first windows of the sample."""
-    number = min(REDRAWN_WINDOWS, len(study.tokens))
-
-    def attribute(network: nn.Module) -> dict[str, Tensor]:
-        signed = explained(study, network, MAIN, number, steps=16)
-        times = explained(study, network, "gradient_times_input", number, steps=16)
-        return {MAIN: signed, "gradient_times_input": times, "unsigned": signed.abs()}
-
-    study.levels, study.rho = randomisation_test(
-        study.text.network,
-        attribute,
-        torch.ones(number, study.tokens.shape[1], dtype=torch.bool),
-        range(subject.seed, subject.seed + REDRAWS),
-        subject.track,
-    )
-
-
 RULE = (
     "Rule of the mark. A method follows the model if its rank correlation with the attributions of "
     f"random weights lies within {MOST_RHO} of 0, and names what counts if the interval of its "
@@ -211,21 +55,29 @@ RULE = (
 )
 
 
+def section(subject: Subject) -> Section:
+    assert subject.text is not None
+    study = explained(subject, subject.text)
+    if len(study.tokens) < 2:
+        return not_run(NAME, "the text to measure on does not fill two windows")
+    reach = measured_reach(subject, subject.text)
+    mark, says = judged(study)
+    return Section(NAME, mark, f"{says} {reach.in_words()}", blocks(study, reach))
+
+
 def judged(study: Study) -> tuple[Mark, str]:
     """Return the mark and what integrated gradients is worth."""
-    good = [
-        n for n in METHODS if n in study.rho and study.follows(n) and study.is_faster(n, "random")
-    ]
-    found = study.incompleteness()
+    found, incomplete = study.found, study.incompleteness()
+    good = [n for n in METHODS if n in found.rho and found.follows(n) and found.is_faster(n)]
     faults = []
-    if not study.follows(MAIN):
+    if not found.follows(MAIN):
         faults.append("they hardly change when the weights are made random")
-    if not study.is_faster(MAIN, "random"):
+    if not found.is_faster(MAIN):
         faults.append("the tokens that they name are not shown to matter more than any others")
-    elif not study.is_faster(MAIN, "nearest"):
+    elif not found.is_faster(MAIN, "nearest"):
         faults.append("the tokens that they name are not shown to matter more than the nearest")
-    if found and found[0] >= MOST_ERROR:
-        faults.append(f"they miss the log-probability by {in_words(found[0])}")
+    if incomplete and incomplete[0] >= MOST_ERROR:
+        faults.append(f"they miss the log-probability by {in_words(incomplete[0])}")
     if not faults:
         return "holds", (
             "Explanations by integrated gradients can be used: the tokens that they name matter "
@@ -240,6 +92,7 @@ def judged(study: Study) -> tuple[Mark, str]:
 
 def blocks(study: Study, reach: Reach) -> list[Block]:
     number, length = study.tokens.shape
+    num_layers = len(layers_of(study.text.network))
     how = (
         f"The most probable next token after {number} windows of {length} tokens of the "
         f"{study.text.measured_split} text, drawn at random and read from an empty state, is "
@@ -249,7 +102,7 @@ def blocks(study: Study, reach: Reach) -> list[Block]:
         "are. Deletion makes tokens average, those that speak most for the prediction first; the "
         "randomisation test (Adebayo et al. 2018) draws the weights anew from the head down, by "
         f"torch's default initialisation, {REDRAWS} times, and compares the attributions of "
-        f"{study.rho[MAIN].shape[2]} windows. The unsigned ones are a warning: where they stay "
+        f"{min(REDRAWN_WINDOWS, number)} windows. The unsigned ones are a warning: where they stay "
         "alike, their size shows how the architecture forgets, and not what was learnt."
     )
     return [
@@ -258,7 +111,7 @@ def blocks(study: Study, reach: Reach) -> list[Block]:
         table(study),
         examples(study),
         removal_picture(study),
-        randomisation_picture(study),
+        randomisation_picture("token_randomisation", study.found, TITLES, num_layers),
         *reach_blocks(reach),
         *attention_blocks(study.text, study.tokens, study.seed),
         Figures(measures(study), "Attributions"),
@@ -266,18 +119,18 @@ def blocks(study: Study, reach: Reach) -> list[Block]:
 
 
 def table(study: Study) -> Table:
-    rows = []
+    rows, found = [], study.found
     for name, title in TITLES.items():
         readings = []
         if name in METHODS:
             readings += [
-                ("better" if study.is_faster(name, control) else "not better") + f" than {control}"
+                ("better" if found.is_faster(name, control) else "not better") + f" than {control}"
                 for control in ("random", "nearest")
             ]
-        if name in study.rho:
-            readings.append("follows the model" if study.follows(name) else "ignores the model")
-        areas = digits(study.area(name)) if name in study.curves else ""
-        rho = digits(study.last_rho(name)) if name in study.rho else ""
+        if name in found.rho:
+            readings.append("follows the model" if found.follows(name) else "ignores the model")
+        areas = digits(found.area(name)) if name in found.curves["deletion"] else ""
+        rho = digits(found.last_rho(name)) if name in found.rho else ""
         rows.append([title, areas, rho, ", ".join(readings) or "a control"])
     head = ["method", "deletion (low is good)", "rho, random weights", "reading"]
     return Table(head, rows, "Methods side by side")
@@ -293,17 +146,11 @@ def measures(study: Study) -> list[Measure]:
         found = [Measure("completeness", title, error, "%", n, interval, seed, how)]
     for name in METHODS:
         for control in ("random", "nearest"):
-            value, interval = study.gain(name, control)
+            value, interval = study.found.gain(name, control)
             said = f"{TITLES[name]}: deletion, gain over {TITLES[control]}"
             how, key = "normal, paired over windows", f"deletion_gain_{name}_over_{control}"
             found.append(Measure(key, said, value, "", n, interval, seed, how))
-    for name, rho in study.rho.items():
-        value, interval = mean_over_draws(rho[:, -1])
-        constant = int(rho[:, -1].isnan().sum())
-        how = f"Student's t over {REDRAWS} draws of the weights; {constant} constant, taken as 0"
-        said = f"{TITLES[name]}: rank correlation after all layers"
-        found.append(Measure(f"rho_{name}", said, value, "", rho.shape[2], interval, seed, how))
-    return found
+    return [*found, *study.found.rho_measures(TITLES, seed)]
 
 
 def examples(study: Study) -> Picture:
@@ -336,19 +183,7 @@ def removal_picture(study: Study) -> Picture:
         "are made average, the most important first: a method that names what counts falls early, "
         "below the dashed controls, which go in a random order or from the nearest token back."
     )
-    first = min(METHODS, key=study.area)
-    panels = {"% of the tokens removed": study.curves}
+    first = min(METHODS, key=study.found.area)
+    panels = {"% of the tokens removed": study.found.curves["deletion"]}
     picture = curves_picture(panels, CURVE, TITLES, CONTROLS)
     return Picture("token_deletion", picture, caption, f"{TITLES[first]} falls earliest.")
-
-
-def randomisation_picture(study: Study) -> Picture:
-    caption = (
-        "Rank correlation over the tokens of a window with the attributions of the same network "
-        f"after its last layers were drawn anew, of {len(layers_of(study.text.network))} with "
-        f"weights; bars reach over the {REDRAWS} draws. At 1 nothing has changed; at 0 nothing is "
-        f"left. The grey band is {MOST_RHO} about 0."
-    )
-    ends = ", ".join(f"{TITLES[name]} {digits(study.last_rho(name))}" for name in study.rho)
-    picture = rho_picture(study.levels, study.rho, TITLES)
-    return Picture("token_randomisation", picture, caption, f"After all layers: {ends}.")

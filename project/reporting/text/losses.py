@@ -3,16 +3,17 @@
 Shape letters: N tokens of a split, V vocabulary. Losses are of the tokens after the first.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from project.reporting.findings import Block, Measure, Passage, Picture, Table, digits
-from project.reporting.subject import Text
-from project.reporting.text.token_pictures import context_picture
-from project.training.intervals import mean_interval
+from project.intervals import mean_interval
+from project.reporting.findings import Block, Passage, Picture, Table, digits
+from project.reporting.text.opened import Text
+from project.reporting.text.pictures import context_picture
 
 PASSAGE_BYTES = 200
 HARDEST, EASIEST = 3, 2
@@ -61,33 +62,16 @@ def loss_by(groups: Tensor, losses: Tensor, windows: Tensor) -> dict[int, Loss]:
     return found
 
 
+def tokens_of(text: Text, split: str) -> Tensor:
+    """Return the tokens of a split in memory, int64 (N,)."""
+    return torch.from_numpy(np.asarray(text.tokens(split)).astype(np.int64))
+
+
 def by_window(losses: Tensor, windows: Tensor) -> tuple[Tensor, Tensor]:
     """Return sum of losses, float64, and number of tokens of each window that has any."""
     counts = torch.bincount(windows)
     sums = torch.bincount(windows, losses.double())
     return sums[counts > 0], counts[counts > 0]
-
-
-def mean_measure(
-    key: str,
-    title: str,
-    sums: Tensor,
-    counts: Tensor,
-    unit: str,
-    n: int | None = None,
-    seed: int | None = None,
-    how: str = "normal, over windows",
-) -> Measure:
-    """Return sum(sums) / sum(counts) as a figure, with the interval over groups such as windows.
-
-    Args:
-        sums, counts: Of each group, (groups,); counts of 0 give no interval and weigh nothing.
-        n: What was measured; the groups by default.
-    """
-    value = (sums.double().sum() / counts.sum().clamp(min=1)).item()
-    interval = mean_interval(sums.tolist(), counts.tolist()) if counts.any() else None
-    how = how if interval else "a single one gives no interval"
-    return Measure(key, title, value, unit, n or len(sums), interval, seed, how)
 
 
 def by_place(losses: Tensor, windows: Tensor, read: Tensor) -> list[Block]:
@@ -120,9 +104,7 @@ def by_place(losses: Tensor, windows: Tensor, read: Tensor) -> list[Block]:
 
 def by_frequency(text: Text, split: str, losses: Tensor, windows: Tensor) -> Table:
     """Return the loss by how often the token occurs in the training text."""
-    counts = np.array(text.data.info["occurrences"])
-    targets = np.asarray(text.tokens(split))[1:].astype(np.int64)
-    times = torch.from_numpy(counts[targets])
+    times = torch.tensor(text.data.info["occurrences"])[tokens_of(text, split)[1:]]
     powers = torch.where(times > 0, times.clamp(min=1).double().log10().floor(), -1).long()
     found = loss_by(powers, losses, windows)
     rows = [
@@ -135,8 +117,7 @@ def by_frequency(text: Text, split: str, losses: Tensor, windows: Tensor) -> Tab
 
 def by_kind(text: Text, split: str, losses: Tensor, windows: Tensor) -> Table:
     """Return the loss by the kind of the token's first character that is not a space."""
-    tokens = torch.from_numpy(np.asarray(text.tokens(split)).astype(np.int64))
-    found = loss_by(kinds(text.tokenizer.vocabulary, tokens), losses, windows)
+    found = loss_by(kinds(text.tokenizer.vocabulary, tokens_of(text, split)), losses, windows)
     rows = [[KINDS[k], *loss.cells()] for k, loss in found.items()]
     return Table(["kind of token", "tokens", "loss, nats", "of all loss"], rows, "By kind of token")
 
@@ -168,13 +149,13 @@ def kind_of(piece: str) -> int:
 
 def passages(text: Text, split: str, losses: Tensor) -> list[Block]:
     """Return the passages of about 200 bytes with the most and the least loss a byte."""
-    tokens = np.asarray(text.tokens(split)).astype(np.int64)
-    sizes = text.byte_counts[torch.from_numpy(tokens[1:])].double()
+    tokens = tokens_of(text, split)
+    sizes = text.byte_counts[tokens[1:]].double()
     length = max(1, round(PASSAGE_BYTES / max(sizes.mean().item(), 1e-9)))
     if len(losses) < (HARDEST + EASIEST) * length:
         return []
-    bits = [window_sums(values, length) for values in (losses.double() / np.log(2), sizes)]
-    per_byte = bits[0] / bits[1].clamp(min=1)
+    bits, num_bytes = (window_sums(v, length) for v in (losses.double() / math.log(2), sizes))
+    per_byte = bits / num_bytes.clamp(min=1)
     blocks: list[Block] = []
     for title, count, sign in (("Hardest", HARDEST, 1.0), ("Easiest", EASIEST, -1.0)):
         left = sign * per_byte

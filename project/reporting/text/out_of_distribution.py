@@ -10,10 +10,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
-from project.data.loader import IGNORED
 from project.data.text import TokenBatch
 from project.reporting.findings import (
     Figures,
@@ -27,15 +25,15 @@ from project.reporting.findings import (
     not_run,
     with_unit,
 )
-from project.reporting.separation import Scores, separation
-from project.reporting.subject import Subject, Text, separate_starts
+from project.reporting.means import mean_measure
+from project.reporting.separation import FAILS_AUROC, HOLDS_AUROC, Scores, separation
+from project.reporting.subject import Subject
 from project.reporting.text import strange_texts
-from project.reporting.text.losses import mean_measure
+from project.reporting.text.opened import Text, separate_starts
+from project.reporting.text.pictures import spread_picture
 
-NAME, TITLE = "out_of_distribution", "Out of distribution"
+NAME = "out_of_distribution"
 EXAMPLES_A_WINDOW = 8  # a window is many tokens: an eighth of the report's n
-HOLDS_AUROC = 0.95  # the least of any kind of strange text, for "holds"
-FAILS_AUROC = 0.80  # below it for any kind: "fails"
 NUM_KINDS = 6
 RULE = f"""\
 Windows of strange text are compared with windows of the test text, in pairs, by the mean loss of \
@@ -65,10 +63,9 @@ class Kind:
     are_pairs: bool = False
 
     def read(self, text: Text) -> "Kind":
-        targets = self.batch.targets
         self.bits = text.losses_of(self.batch).double().sum(dim=1) / math.log(2)
-        known = text.byte_counts[targets.clamp(min=0)] * (targets != IGNORED)  # (B, T)
         # Of unknown characters alone, a window stands for no byte.
+        known = strange_texts.target_bytes(text, self.batch.targets)
         self.num_bytes = known.sum(dim=1).clamp(min=1)
         self.losses: Scores = (self.bits / self.num_bytes).numpy()
         return self
@@ -84,7 +81,7 @@ def section(subject: Subject) -> Section:
     n = max(2, subject.n // EXAMPLES_A_WINDOW)
     batch = text.windows(text.measured_split, n, subject.generator(NAME))
     if len(batch.inputs) < 2:
-        return not_run(NAME, TITLE, "the text to measure on does not fill two windows")
+        return not_run(NAME, "the text to measure on does not fill two windows")
     test = Kind("test", f"{text.measured_split} text", batch).read(text)
     kinds, reasons = [], []
     for found in subject.track(
@@ -103,7 +100,6 @@ def section(subject: Subject) -> Section:
     figures = [bits_per_byte_of(test, subject.seed), *of_kinds, *reasons]
     return Section(
         NAME,
-        TITLE,
         mark,
         verdict(mark, worst, easiest, apart),
         [
@@ -147,7 +143,7 @@ def kinds_beside(subject: Subject, text: Text, test: TokenBatch) -> Iterator[Kin
 
 def bits_per_byte_of(kind: Kind, seed: int) -> Measure:
     key, title = f"{kind.key}_bits_per_byte", f"{capital(kind.title)}: bits per byte"
-    return mean_measure(key, title, kind.bits, kind.num_bytes, "bits/byte", seed=seed)
+    return mean_measure(key, title, "bits/byte", kind.bits, kind.num_bytes, seed=seed)
 
 
 def measured(test: Kind, kind: Kind, seed: int) -> list[Measure]:
@@ -179,31 +175,12 @@ def verdict(mark: Mark, worst: Kind, easiest: Kind, apart: dict[str, float]) -> 
 
 def distributions(test: Kind, kinds: list[Kind]) -> Picture:
     """Draw how the loss of windows is spread over each kind, a row a kind."""
-    from matplotlib.figure import Figure  # half a second: not needed to train
-
-    from project.tracking.pictures import drawn, png
-
     shown = [test, *kinds]
-    figure = Figure(figsize=(4.5, 0.8 + 0.5 * len(shown)), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    edges = np.linspace(0, max(kind.losses.max() for kind in shown), 61)
-    for row, kind in enumerate(reversed(shown)):
-        heights = np.histogram(kind.losses, edges)[0] / len(kind.losses)
-        colour = "#1f5fa8" if kind is test else "#c8641e"
-        top = row + 0.85 * heights / heights.max()
-        axes.stairs(top, edges, baseline=row, fill=True, color=colour)
-    axes.set_yticks(
-        [row + 0.3 for row in range(len(shown))], [kind.title for kind in reversed(shown)]
-    )
-    axes.set_xlabel("mean loss of a window, bits per byte", fontsize=9)
-    axes.set_ylim(0, len(shown))
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(left=False, labelsize=9)
     return Picture(
         "out_of_distribution",
-        png(drawn(figure)),
-        "Spread of the mean loss over windows of each kind; every row has its own height. A model "
-        "that notices strange text has those rows (orange) to the right of its own text (blue), "
-        "without overlap.",
+        spread_picture({kind.title: kind.losses for kind in shown}),
+        "Spread of the mean loss over windows of each kind; a stroke marks the median, heights are "
+        "square roots, on a scale of each row's own. A model that notices strange text has those "
+        "rows (orange) to the right of its own text (blue), without overlap.",
         "Bits per byte: " + ", ".join(f"{kind.title} {kind.bits_per_byte:.2f}" for kind in shown),
     )

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from project.reporting.baselines import compressed_bits, ngram_losses
 from project.reporting.findings import Block, Figures, Mark, Measure, Section, Words
+from project.reporting.means import mean_measure
 from project.reporting.recorded import recorded
-from project.reporting.subject import Subject, Text
+from project.reporting.subject import Subject
+from project.reporting.text.baselines import compressed_bits, ngram_losses
 from project.reporting.text.copying import Copying, copying
 from project.reporting.text.excerpts import as_bytes
 from project.reporting.text.losses import (
@@ -21,11 +22,12 @@ from project.reporting.text.losses import (
     by_kind,
     by_place,
     by_window,
-    mean_measure,
     passages,
+    tokens_of,
 )
+from project.reporting.text.opened import Text
 from project.reporting.text.repetition import SPAN, copied_from_training
-from project.training.results import text_results
+from project.tasks.results import text_results
 
 MOST_COUNTED = 4_000_000  # training tokens whose n-grams are counted
 SMALL_VOCABULARY, ORDER_SMALL, ORDER_LARGE = 1024, 6, 3  # longest n-gram
@@ -74,13 +76,12 @@ def section(subject: Subject) -> Section:
     ]
     measures = {m.key: m for m in figures + rivals + apart}
     mark, verdict = mark_of(measures, found), verdict_of(measures, found, split)
-    return Section("performance", "Performance", mark, verdict, blocks)
+    return Section("performance", mark, verdict, blocks)
 
 
 def token_sizes(text: Text, split: str) -> Tensor:
     """Return the bytes that each token after the first stands for, (N - 1,)."""
-    tokens = torch.from_numpy(np.asarray(text.tokens(split))[1:].astype(np.int64))
-    return text.byte_counts[tokens]
+    return text.byte_counts[tokens_of(text, split)[1:]]
 
 
 def results_of(text: Text, split: str, losses: Tensor, windows: Tensor) -> dict[str, Any]:
@@ -104,7 +105,7 @@ def overall(text: Text, results: dict[str, Any], split: str) -> list[Measure]:
         known = text.losses("val")
         sums, counts = by_window(known, text.windows_read("val")[0])
         title = "Loss, validation"
-        found.append(mean_measure("val_loss", title, sums, counts, "nats", len(known)))
+        found.append(mean_measure("val_loss", title, "nats", sums, counts, n=len(known)))
     return found
 
 
@@ -135,11 +136,10 @@ def baselines(text: Text, split: str, losses: Tensor, windows: Tensor) -> list[M
 
 def repeated_and_not(text: Text, split: str, losses: Tensor, windows: Tensor) -> list[Measure]:
     """Return the bits per byte of text that stands in the training text, and of the rest."""
-    copied = np.concatenate([[0], copied_from_training(text, split).cumsum()])
-    lengths = np.array([len(token) for token in text.tokenizer.vocabulary])
-    ends = lengths[np.asarray(text.tokens(split)).astype(np.int64)].cumsum()
-    # Tokens all of whose bytes do.
-    repeated = torch.from_numpy(copied[ends[1:]] - copied[ends[:-1]] == ends[1:] - ends[:-1])
+    copied = torch.from_numpy(np.append(0, copied_from_training(text, split).cumsum()))
+    lengths = torch.tensor([len(token) for token in text.tokenizer.vocabulary])
+    ends = lengths[tokens_of(text, split)].cumsum(0)
+    repeated = copied[ends].diff() == ends.diff()  # tokens all of whose bytes do
     sizes = token_sizes(text, split)
     return [
         bits_measure(key, title, losses[chosen], sizes[chosen], windows[chosen])
@@ -155,7 +155,7 @@ def bits_measure(key: str, title: str, losses: Tensor, sizes: Tensor, windows: T
     """Return losses of tokens, nats, that stand for `sizes` bytes as bits per byte, by window."""
     bits, _ = by_window(losses / math.log(2), windows)
     num_bytes, _ = by_window(sizes, windows)
-    return mean_measure(key, title, bits, num_bytes, "bits/byte", len(losses))
+    return mean_measure(key, title, "bits/byte", bits, num_bytes, n=len(losses))
 
 
 def known_and_new(subject: Subject, text: Text, split: str) -> list[Measure]:
@@ -166,7 +166,9 @@ def known_and_new(subject: Subject, text: Text, split: str) -> list[Measure]:
         losses = text.losses_of(text.windows(name, count, subject.generator("windows of text")))
         sums, counts = losses.sum(dim=1), torch.full((len(losses),), losses.shape[1])
         key, title = f"{name}_windows_loss", f"Loss on windows of {title} text"
-        found.append(mean_measure(key, title, sums, counts, "nats", losses.numel(), subject.seed))
+        found.append(
+            mean_measure(key, title, "nats", sums, counts, n=losses.numel(), seed=subject.seed)
+        )
     return found
 
 

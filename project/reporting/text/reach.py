@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from project.intervals import Z_95, mean_interval
 from project.reporting.findings import (
     Block,
     Figures,
@@ -20,11 +21,11 @@ from project.reporting.findings import (
     fact,
     missing,
 )
-from project.reporting.subject import Subject, Text
+from project.reporting.means import mean_measure
+from project.reporting.subject import Subject
 from project.reporting.text.attention import attention_distances, attention_maps, has_attention
-from project.reporting.text.losses import mean_measure
-from project.reporting.text.token_pictures import context_picture, heads_picture
-from project.training.intervals import Z_95, mean_interval
+from project.reporting.text.opened import Text
+from project.reporting.text.pictures import context_picture, heads_picture
 
 NEAR = 0.05  # share of the loss: where more context brings less, it is as good as not seen
 FURTHER = 2  # contexts that a network without an end to its context is read for
@@ -50,10 +51,10 @@ class Reach(NamedTuple):
         for length, losses in zip(self.lengths[:-1], self.losses.T, strict=False):
             above = (losses - self.losses[:, -1]).double()
             title = f"loss with a context of {length:,}, above that with {longest:,}"
+            how = "normal, paired over tokens"
             found[length] = mean_measure(
-                f"context_{length}", title, above, torch.ones_like(above), "nats",
-                seed=self.seed, how="normal, paired over tokens",
-            )  # fmt: skip
+                f"context_{length}", title, "nats", above, seed=self.seed, how=how
+            )
         return found
 
     def tokens(self) -> int:
@@ -157,11 +158,7 @@ def attention_blocks(text: Text, tokens: Tensor, seed: int) -> list[Block]:
     for key, head in (("nearest", order[0]), ("farthest", order[-1])):
         values = distances[:, *head]
         title = f"head that looks {key} back: {names[head]}"
-        found.append(
-            mean_measure(
-                f"attention_{key}", title, values, torch.ones_like(values), "tokens", seed=seed
-            )
-        )
+        found.append(mean_measure(f"attention_{key}", title, "tokens", values, seed=seed))
     rows = [
         [str(i + 1), *(f"{means[i, j]:.1f} ± {half[i, j]:.1f}" for j in range(heads))]
         for i in range(layers)

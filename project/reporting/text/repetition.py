@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from project.data.corpora import Document
-from project.reporting.memorisation import copied_bytes
-from project.reporting.subject import Text
 from project.reporting.text.excerpts import byte_pieces
+from project.reporting.text.memorisation import copied_bytes
+from project.reporting.text.opened import Text
 
 SPAN = 50  # bytes that are not alike by chance
 MOST_SEARCHED = 100_000_000  # training tokens, the last ones

@@ -17,6 +17,7 @@ from project.data.corpora import Corpus, Document, PythonDocs, TinyShakespeare
 from project.data.loader import IGNORED
 from project.data.text import TextData, TokenBatch
 from project.data.tokenization import UNKNOWN, Tokens
+from project.reporting.text.opened import Text
 
 SOURCE_MODULES = ("inspect", "json.decoder", "argparse", "typing")
 
@@ -52,6 +53,11 @@ def windows_of(rows: Sequence[Tokens | list[int]], length: int) -> TokenBatch:
         tokens[i, :kept] = torch.tensor(np.asarray(row[:kept], np.int64))
         counted[i, :kept] = True
     return TokenBatch(tokens[:, :-1], tokens[:, 1:].masked_fill(~counted[:, 1:], IGNORED), False)
+
+
+def target_bytes(text: Text, targets: Tensor) -> Tensor:
+    """Return the bytes that each target stands for, int64 (B, T), 0 where it is not counted."""
+    return text.byte_counts[targets.clamp(min=0)] * (targets != IGNORED)
 
 
 def whole_rows(batch: TokenBatch) -> Tensor:

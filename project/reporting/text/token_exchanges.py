@@ -18,8 +18,9 @@ from project.data.loader import IGNORED
 from project.data.text import TokenBatch
 from project.data.tokenization import Tokens
 from project.reporting.findings import Block, Figures, Measure, Passage, missing
-from project.reporting.subject import Subject, Text, gradients
-from project.reporting.text.losses import mean_measure
+from project.reporting.means import mean_measure
+from project.reporting.subject import Subject, gradients
+from project.reporting.text.opened import Text
 from project.tasks.language_modeling import token_losses
 
 EXAMPLES_A_WINDOW = 20  # a twentieth of the report's n
@@ -74,7 +75,7 @@ def exchange_measures(
     how, k = "normal, over pairs of windows", len(harm)
     return [
         mean_measure(
-            key, f"{title}: the continuation costs more", bits, num_bytes, "bits/byte",
+            key, f"{title}: the continuation costs more", "bits/byte", bits, num_bytes,
             seed=seed, how=how,
         )
         for key, title, bits in (
