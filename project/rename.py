@@ -167,11 +167,10 @@ def with_former_name(text: str, name: str) -> str:
     """Return the text of `checkpoints/former_names.py` with the name of today added."""
 
     def add(found: re.Match[str]) -> str:
-        names = [*re.findall(r'"(\w+)"', found[2]), PACKAGE.name]
-        quoted = [f'"{former}"' for former in names if former != name]
-        return f"{found[1]}({', '.join(quoted)}{',' if len(quoted) == 1 else ''})"
+        names = [*found[2].split(), PACKAGE.name]
+        return f'{found[1]}"{" ".join(former for former in names if former != name)}"'
 
-    return re.sub(r"^(FORMER_NAMES: .* = )\((.*?)\)", add, text, flags=re.MULTILINE)
+    return re.sub(r'^(FORMER_NAMES = \(?\s*)"(.*)"', add, text, flags=re.MULTILINE)
 
 
 def moved(path: Path, name: str) -> Path:

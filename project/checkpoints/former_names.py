@@ -7,13 +7,14 @@ another package may have it now.
 from typing import Any
 
 OWN_NAME = __name__.partition(".")[0]
-FORMER_NAMES: tuple[str, ...] = ()  # added to by project/rename.py
+# Separated by spaces. `project.rename` adds to them.
+FORMER_NAMES = ""
 
 
 def current_path(path: str) -> str:
     """Return an import path as it is today."""
     package, dot, rest = path.partition(".")
-    return f"{OWN_NAME}.{rest}" if dot and package in FORMER_NAMES else path
+    return f"{OWN_NAME}.{rest}" if dot and package in FORMER_NAMES.split() else path
 
 
 def with_current_paths(tree: Any) -> Any:

@@ -27,7 +27,7 @@ from filelock import FileLock
 from kill_matrix import ROWS, as_bytes, differences, prepare, strip
 from lightning.pytorch import LightningModule, Trainer
 
-from project import generate
+from project import generate, provenance
 from project.checkpoints import checkpoint_file, resume_point
 from project.checkpoints.checkpoint_file import read, write
 from project.checkpoints.interruption import StopRequest
@@ -36,7 +36,6 @@ from project.checkpoints.resume import open_run
 from project.configuration import CONFIGS, ProjectCLI
 from project.messages import UsageError
 from project.tasks.image_classification import ImageClassification
-from project.training import run_directory
 from project.training.command import command as train
 from project.training.run import is_as_wide
 
@@ -592,7 +591,7 @@ def test_the_same_checkpoint_is_built_when_it_is_trusted(case) -> None:
 
 def test_a_full_disk(case, monkeypatch) -> None:
     """the disk is full while a checkpoint is written -> exit code 1, the one before is kept"""
-    monkeypatch.setattr(run_directory, "code_patch", lambda: None)  # it may be larger than that
+    monkeypatch.setattr(provenance, "code_patch", lambda: None)  # it may be larger than that
     before = hashlib.sha256(case.last.read_bytes()).hexdigest()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
