@@ -41,7 +41,7 @@ def short_message(text: str, options: list[str], classes: Iterable[str]) -> str:
         options: Every `--key` that stands on its own.
         classes: Bare names of classes that may be meant.
     """
-    if broken := re.search(r"project/\S+\.py, line \d+: .+", text):  # a class of one's own
+    if broken := re.search(rf"{__package__}/\S+\.py, line \d+: .+", text):  # a class of one's own
         return broken[0]
     keys = re.findall(r'Parser key "([^"]+)"', text)
     key = "--" + ".".join(keys)

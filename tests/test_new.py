@@ -93,7 +93,7 @@ def test_what_is_written_is_in_the_style_of_the_house(clone) -> None:
 @pytest.mark.slow
 def test_what_is_written_is_typed(clone) -> None:
     files = [path for kind, name in NAMES.items() for path in files_of(kind, name)]
-    modules = [path for path in files if path.startswith("project")]
+    modules = [path for path in files if path.startswith(PACKAGE.name)]
     done = in_clone(clone, "mypy", *modules)
     assert done.returncode == 0, done.stdout
 
@@ -108,6 +108,7 @@ def test_what_is_written_is_typed(clone) -> None:
         ("", "such as my_net"),
         ("../net", "such as net"),
         ("lambda", "a word of Python"),
+        ("none", "a word of Python"),  # the class would be None
         ("torch", "an installed module"),
         ("random", "an installed module"),
         ("a" * 31, "31 letters, of at most 30"),

@@ -7,7 +7,7 @@ another package may have it now.
 from typing import Any
 
 OWN_NAME = __name__.partition(".")[0]
-FORMER_NAMES: tuple[str, ...] = ()  # added to by project/rename.py
+FORMER_NAMES: tuple[str, ...] = ()  # fmt: skip  # one line, added to by project/rename.py
 
 
 def current_path(path: str) -> str:
