@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from lightning.pytorch import Trainer
+from conftest import quiet_trainer
 
 from project import new
 from project.configuration import PACKAGE
@@ -142,14 +142,7 @@ def test_all_three_files_are_written_or_none(tmp_path, monkeypatch, capsys) -> N
 
 def test_another_task_is_not_taken_for_a_classifier(tmp_path) -> None:
     task = MyTask(MLP(image_size=8, num_classes=64))
-    trainer = Trainer(
-        accelerator="cpu",
-        max_steps=1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-    )
+    trainer = quiet_trainer(tmp_path, max_steps=1)
     trainer.fit(task, ImageData(Digits()))
     trainer.save_checkpoint(tmp_path / "own.ckpt")
     with pytest.raises(UsageError, match=r"MyTask .* gives neither classes"):
