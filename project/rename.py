@@ -247,7 +247,7 @@ def show_next(name: str, is_clean: bool) -> None:
     print(f'  git add --all && git commit --message "The package is {name}"')
     print(f"by hand, title, author, description and address: {by_hand}")
     if is_clean:
-        print(f"back, before that commit:\n  git reset --hard && git clean -d --force -x {name}")
+        print(f"back, before that commit:\n  git reset --hard && git clean -d --force {name}")
 
 
 if __name__ == "__main__":
