@@ -283,8 +283,8 @@ def project_classes() -> dict[str, str]:
         try:
             statements = ast.parse(file.read_bytes()).body
         except SyntaxError as error:
-            place = file.relative_to(PACKAGE.parent)
-            raise UsageError(f"{place}, line {error.lineno}: {error.msg}") from error
+            said = f"{in_clone(file)}, line {error.lineno}: {error.msg}"
+            raise UsageError(said) from error
         for node in statements:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 paths[node.name] = f"{PACKAGE.name}.{file.parent.name}.{file.stem}.{node.name}"
@@ -306,20 +306,31 @@ def known_classes() -> dict[str, str]:
 
 
 def check_import(path: str) -> None:
-    """Import the module of one of our classes, a new one perhaps, with a mistake in it.
+    """Import the module of a class, if it is one of ours: a new one perhaps, with a mistake in it.
+
+    A module that is not there is left to whoever looks for the class.
 
     Raises:
         ValueError: With its line; `short_message` finds it in jsonargparse's page.
     """
-    module = path.rpartition(".")[0]
+    if not path.startswith(f"{PACKAGE.name}."):
+        return
     try:
-        importlib.import_module(module)
+        importlib.import_module(path.rpartition(".")[0])
     except Exception as error:
-        file = PACKAGE.parent / Path(*module.split(".")).with_suffix(".py")
-        frames = traceback.extract_tb(error.__traceback__)
-        line = max((f.lineno or 1 for f in frames if f.filename == str(file)), default=1)
-        place = file.relative_to(PACKAGE.parent)
-        raise ValueError(f"{place}, line {line}: {type(error).__name__}: {error}") from error
+        frames = traceback.extract_tb(error.__traceback__)[1:]  # the first is this function's
+        places = [(Path(frame.filename), frame.lineno) for frame in frames]
+        if isinstance(error, SyntaxError):
+            places.append((Path(error.filename or ""), error.lineno))
+        ours = [(file, line) for file, line in places if file.is_relative_to(PACKAGE)]
+        if ours:
+            said = f"{in_clone(ours[-1][0])}, line {ours[-1][1]}: {type(error).__name__}: {error}"
+            raise ValueError(said) from error
+
+
+def in_clone(file: Path) -> str:
+    """Return the path of a file from the folder of the repository, the same on every system."""
+    return file.relative_to(PACKAGE.parent).as_posix()
 
 
 def with_short_names() -> None:
@@ -338,8 +349,7 @@ def with_short_names() -> None:
 
     def resolve_ours_first(base: Any, name: str) -> str:
         path = current_path(classes.get(name, name))
-        if path.startswith(f"{PACKAGE.name}."):
-            check_import(path)
+        check_import(path)
         return resolve(base, path)
 
     def discard_all_of_an_optimizer(parser: Any, before: Any, value: Any) -> None:
@@ -355,9 +365,15 @@ def with_short_names() -> None:
 
 
 def class_help(key: str, name: str) -> str:
-    """Return every argument of the class `name`, as `--<key>.<argument>`, with its meaning."""
+    """Return every argument of the class `name`, as `--<key>.<argument>`, with its meaning.
+
+    Raises:
+        UsageError: If there is no such class.
+        ValueError: If there is a mistake in its file.
+    """
     classes = known_classes()
     path = classes.get(name, name)
+    check_import(path)
     try:
         cls = import_object(path)
     except (ImportError, ValueError, AttributeError) as error:

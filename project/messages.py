@@ -41,7 +41,7 @@ def short_message(text: str, options: list[str], classes: Iterable[str]) -> str:
         options: Every `--key` that stands on its own.
         classes: Bare names of classes that may be meant.
     """
-    if broken := re.search(r"project/\S+\.py, line \d+: .+", text):  # a class of one's own
+    if broken := re.search(rf"{__package__}/\S+\.py, line \d+: .+", text):  # a class of one's own
         return broken[0]
     keys = re.findall(r'Parser key "([^"]+)"', text)
     key = "--" + ".".join(keys)
@@ -65,6 +65,9 @@ def short_message(text: str, options: list[str], classes: Iterable[str]) -> str:
         return f"{key}: expected {wanted[0]}, got {value[1].split('. Got')[0]!r}"
     if name := re.search(r"Expected a dot import path string: (\S+)", text):
         return f"{key}: no class {name[1]!r}{nearest(name[1], classes)}"
+    absent = r"class_path '((\w+)\.[^']+)':\s+(?:module '\S+' has no attribute|No module named '\2)"
+    if path := re.search(absent, text):
+        return f"{key}: no class {path[1]!r}{nearest(path[1].rpartition('.')[2], classes)}"
     return " ".join([key, *text.split()] if keys else text.split())[:300]
 
 

@@ -54,8 +54,8 @@ def begin(kind: str, name: str) -> None:
         UsageError: If the name is none for a file and a class, or is taken.
     """
     check_name(name)
-    class_name = "".join(word.capitalize() for word in name.split("_"))
-    files = contents(kind, name, class_name)
+    class_name = class_name_of(name)
+    files = contents(kind, name)
     check_free(name, class_name, list(files))
     write_all(files)
     put_in_order([path for path in files if path.suffix == ".py"])
@@ -68,8 +68,13 @@ def begin(kind: str, name: str) -> None:
     print(f"python -m pytest {tests} -k '{name} or {class_name}'")
 
 
+def class_name_of(name: str) -> str:
+    """Return `MyNet` for `my_net`."""
+    return "".join(word.capitalize() for word in name.split("_"))
+
+
 def check_name(name: str) -> None:
-    """Refuse what is no name for a file of Python.
+    """Refuse what is no name for a file of Python and the class in it.
 
     Raises:
         UsageError: With the reason, and a name that would do where there is one.
@@ -82,7 +87,7 @@ def check_name(name: str) -> None:
         )
     if len(name) > LONGEST_NAME:
         raise UsageError(f"name {name!r} has {len(name)} letters, of at most {LONGEST_NAME}")
-    if keyword.iskeyword(name):
+    if keyword.iskeyword(name) or keyword.iskeyword(class_name_of(name)):  # none makes None
         raise UsageError(f"name {name!r} is a word of Python itself; choose another, my_{name} say")
     if name in sys.stdlib_module_names or find_spec(name) is not None:
         raise UsageError(
@@ -91,10 +96,9 @@ def check_name(name: str) -> None:
         )
 
 
-def contents(kind: str, name: str, class_name: str) -> dict[Path, str]:
+def contents(kind: str, name: str) -> dict[Path, str]:
     """Return {path: text} of the module, the config and the test, from their starting points."""
-    example, example_class = f"my_{kind}", "".join(map(str.capitalize, f"my_{kind}".split("_")))
-    folder = FOLDERS[kind]
+    example, folder = f"my_{kind}", FOLDERS[kind]
     sources = {
         CLONE / "project" / folder / f"{name}.py": f"{example}.py",
         CLONE / "configs" / f"{name}.yaml": f"{example}.yaml",
@@ -102,7 +106,7 @@ def contents(kind: str, name: str, class_name: str) -> dict[Path, str]:
     }
     renamed = {
         "project.starting_points": f"project.{folder}",
-        example_class: class_name,
+        class_name_of(example): class_name_of(name),
         example: name,
     }
     files = {}

@@ -73,38 +73,52 @@ def code_hash(config: str) -> str:
         config: YAML in which classes stand with their import paths.
     """
     package = Path(__file__).parent
-    named = [file_of(name) for name in re.findall(rf"(?<![\w.]){package.name}\.[\w.]+", config)]
-    waiting = {*sorted((package / "training").glob("*.py")), *named}
+    waiting = {*(package / "training").glob("*.py")}
+    for name in re.findall(rf"(?<![\w.]){package.name}\.[\w.]+", config):
+        waiting |= files_of(name)
     texts: dict[str, str] = {}  # by path below the package
     while waiting:
         path = waiting.pop()
-        if path is None or (name := path.relative_to(package).as_posix()) in texts:
+        name = path.relative_to(package).as_posix()
+        if name in texts or name.split("/")[0] not in CODE_OF_A_RUN:
             continue
-        if name.split("/")[0] in CODE_OF_A_RUN:
-            tree = ast.parse(path.read_bytes())
-            waiting |= set(map(file_of, imported(tree)))
-            texts[name] = re.sub(rf"(?<![\w.]){package.name}\.", "", written(without_texts(tree)))
+        tree = without_texts(ast.parse(path.read_bytes()))
+        for dotted in imported(tree, [package.name, *name.split("/")[:-1]]):
+            waiting |= files_of(dotted)
+        texts[name] = re.sub(rf"(?<![\w.]){package.name}\.", "", written(tree))
     return hashlib.sha256(str(sorted(texts.items())).encode()).hexdigest()
 
 
-def file_of(dotted: str) -> Path | None:
-    """Return the file of this package in which a module, or a class or function in one, is."""
+def files_of(dotted: str) -> set[Path]:
+    """Return the files of this package that Python reads for a module, or for what is in one.
+
+    Without those that are empty, as most `__init__.py` are.
+    """
     package = Path(__file__).parent
     first, *parts = dotted.split(".")
-    paths = [package.joinpath(*parts[:n]).with_suffix(".py") for n in range(1, len(parts) + 1)]
-    return next((path for path in paths if first == package.name and path.is_file()), None)
+    places = [package.joinpath(*parts[:n]) for n in range(1, len(parts) + 1)]
+    paths = {path for place in places for path in (place.with_suffix(".py"), place / "__init__.py")}
+    if first != package.name:
+        return set()
+    return {path for path in paths if path.is_file() and path.stat().st_size}
 
 
-def imported(tree: ast.AST) -> Iterator[str]:
-    """Yield the dotted names that a file imports."""
+def imported(tree: ast.AST, folder: list[str]) -> Iterator[str]:
+    """Yield the dotted names that a file imports.
+
+    Args:
+        folder: Names of the packages that the file lies in, which `from .` counts from.
+    """
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            inside = folder[: len(folder) + 1 - node.level] if node.level else []
+            module = ".".join([*inside, *filter(None, [node.module])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
 
 
-def without_texts(tree: ast.AST) -> ast.AST:
+def without_texts(tree: ast.Module) -> ast.Module:
     """Take the docstrings out of a tree of code, and return it."""
     for node in ast.walk(tree):
         body = getattr(node, "body", None)

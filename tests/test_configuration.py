@@ -201,6 +201,12 @@ CLASS = "from torch import nn\nclass Mistaken({}):\n    {}\n"
     [
         ("missing", "import torchh", "project/models/missing.py, line 1: ModuleNotFoundError"),
         ("undefined", "\n\nx = y", "project/models/undefined.py, line 3: NameError: name 'y'"),
+        (
+            "deep",
+            "def f():\n    raise TypeError('deep')\n\nf()",
+            "project/models/deep.py, line 2: TypeError: deep",
+        ),
+        ("elsewhere", "import re\nre.compile('(')", "project/models/elsewhere.py, line 2: "),
         ("other", CLASS.format("object", "pass"), "--model.network: project.models.other.Mistaken"),
         (
             "partial",
@@ -218,6 +224,28 @@ def test_a_mistake_in_a_file_of_ones_own_is_told_with_its_place(
     monkeypatch.setattr(configuration, "PACKAGE", tmp_path / "project")
     monkeypatch.setattr(project.models, "__path__", [*project.models.__path__, str(folder)])
     assert says in refusal(f"--model.network=project.models.{name}.Mistaken")
+
+
+@pytest.mark.parametrize(
+    ("source", "says"), [("\n\nx = 1 / 0\n", "3: ZeroDivisionError"), ("\nx = (", "2: SyntaxError")]
+)
+def test_a_mistake_in_what_a_file_imports_is_told_with_its_place(
+    source, says, tmp_path: Path, monkeypatch
+) -> None:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "outer.py").write_text("from project.models.inner import x\nclass Mistaken: ...")
+    (folder / "inner.py").write_text(source)
+    monkeypatch.setattr(configuration, "PACKAGE", folder)
+    monkeypatch.setattr(project.models, "__path__", [*project.models.__path__, str(folder)])
+    with pytest.raises(ValueError, match=f"^project/inner.py, line {says}"):
+        class_help("model.network", "project.models.outer.Mistaken")
+
+
+def test_a_module_that_is_not_there_holds_no_class() -> None:
+    said = refusal("--model.network=project.models.nope.RNM")
+    assert said == "--model.network: no class 'project.models.nope.RNM'; did you mean RNN?"
+    assert refusal("--model.network=nope.Net") == "--model.network: no class 'nope.Net'"
 
 
 def test_a_file_that_is_no_python_is_named_with_its_line(tmp_path: Path, monkeypatch) -> None:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from lightning.pytorch import Trainer
+from conftest import quiet_trainer
 
 from project import new
 from project.configuration import PACKAGE
@@ -93,7 +93,7 @@ def test_what_is_written_is_in_the_style_of_the_house(clone) -> None:
 @pytest.mark.slow
 def test_what_is_written_is_typed(clone) -> None:
     files = [path for kind, name in NAMES.items() for path in files_of(kind, name)]
-    modules = [path for path in files if path.startswith("project")]
+    modules = [path for path in files if path.startswith(PACKAGE.name)]
     done = in_clone(clone, "mypy", *modules)
     assert done.returncode == 0, done.stdout
 
@@ -108,6 +108,7 @@ def test_what_is_written_is_typed(clone) -> None:
         ("", "such as my_net"),
         ("../net", "such as net"),
         ("lambda", "a word of Python"),
+        ("none", "a word of Python"),  # the class would be None
         ("torch", "an installed module"),
         ("random", "an installed module"),
         ("a" * 31, "31 letters, of at most 30"),
@@ -141,14 +142,7 @@ def test_all_three_files_are_written_or_none(tmp_path, monkeypatch, capsys) -> N
 
 def test_another_task_is_not_taken_for_a_classifier(tmp_path) -> None:
     task = MyTask(MLP(image_size=8, num_classes=64))
-    trainer = Trainer(
-        accelerator="cpu",
-        max_steps=1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-    )
+    trainer = quiet_trainer(tmp_path, max_steps=1)
     trainer.fit(task, ImageData(Digits()))
     trainer.save_checkpoint(tmp_path / "own.ckpt")
     with pytest.raises(UsageError, match=r"MyTask .* gives neither classes"):

@@ -51,3 +51,38 @@ def test_comments_and_files_that_are_not_used_are_not(code) -> None:
     assert provenance.code_hash(CONFIG) == before
     named = CONFIG.replace("cnn.CNN", "my_net.MyNet")
     assert provenance.code_hash(named) != before
+
+
+@pytest.mark.parametrize(
+    ("importing", "of"),
+    [
+        ("from .my_part import x", "my_part.py"),
+        ("from . import my_part", "my_part.py"),
+        ("from ..data import my_part", "../data/my_part.py"),
+        (f"import {PACKAGE.name}.models.my_part as part", "my_part.py"),
+        ("from .my_folder import x", "my_folder/__init__.py"),
+        ("from .my_folder.my_part import x", "my_folder/__init__.py"),
+        ("from .my_folder import my_part", "my_folder/my_part.py"),
+        ("", "__init__.py"),
+    ],
+)
+def test_what_a_used_file_imports_is_used(importing, of, code) -> None:
+    for path in ("my_part.py", "../data/my_part.py", "my_folder/my_part.py"):
+        (code / "models" / path).parent.mkdir(exist_ok=True)
+        (code / "models" / path).write_text("x = 1\n")
+    with (code / "models" / "cnn.py").open("a", encoding="utf-8") as file:
+        file.write(f"{importing}\n")
+    (code / "models" / "my_folder" / "__init__.py").write_text('"""Words alone."""\n')
+    before = provenance.code_hash(CONFIG)
+    (code / "models" / of).write_text("x = 2\n")
+    assert provenance.code_hash(CONFIG) != before
+
+
+def test_a_class_in_a_folder_of_its_own_is_used(code) -> None:
+    (code / "models" / "mine").mkdir()
+    path = code / "models" / "mine" / "__init__.py"
+    path.write_text("class Net: ...\n")
+    named = CONFIG.replace("cnn.CNN", "mine.Net")
+    before = provenance.code_hash(named)
+    path.write_text("class Net: x = 1\n")
+    assert provenance.code_hash(named) != before

@@ -115,7 +115,9 @@ def test_it_trains_and_its_tests_pass(renamed) -> None:
         f"import sys, pytest, {NEW}.train as train\n"
         "code = train.main(['--trainer.fast_dev_run=true', '--model.network=MLP',\n"
         "    '--trainer.accelerator=cpu', '--trainer.precision=32-true'])\n"
-        "tests = ['tests/test_structure.py', 'tests/training/test_run_directory.py']\n"
+        "told = 'test_a_mistake_in_a_file_of_ones_own_is_told_with_its_place'\n"
+        "tests = ['tests/test_structure.py', 'tests/training/test_run_directory.py',\n"
+        "    f'tests/test_configuration.py::{told}']\n"
         "sys.exit(code or pytest.main(['-q', '-p', 'no:cacheprovider', *tests]))"
     )
     said = python(renamed, "-c", script)

@@ -151,7 +151,7 @@ def training_rows(subject: Subject) -> list[list[str]]:
         "Steps": record.get("steps"),
     }
     return [
-        [name, UNKNOWN if value is None else without_home(str(value))]
+        [name, UNKNOWN if value is None else without_any_home(str(value))]
         for name, value in rows.items()
     ]
 
@@ -192,9 +192,9 @@ def configuration(subject: Subject) -> list[Block]:
     text = config_text(subject)
     if not text:
         return [Words("The checkpoint holds no configuration.")]
-    return [Passage(without_home(text), "config.yaml")]
+    return [Passage(without_any_home(text), "config.yaml")]
 
 
-def without_home(text: str) -> str:
-    """Return a text with $HOME for home folders, which name their owners."""
+def without_any_home(text: str) -> str:
+    """Return a text with $HOME for home folders, which name their owners, whosever they are."""
     return ANY_HOME.sub("$HOME", re.sub(home_folder(), "$HOME", text))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Picture = NDArray[np.uint8]  # (height, width, 3)
@@ -37,8 +38,7 @@ def confusion_picture(confusion: Tensor, class_names: list[str], title: str) -> 
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="predicted", ylabel="true", title=title)
     if is_labelled:
-        axes.set_xticks(range(num_classes), class_names, rotation=90 if longest(class_names) else 0)
-        axes.set_yticks(range(num_classes), class_names)
+        name_classes(axes, class_names)
         for row, column in zip(*np.nonzero(counts), strict=True):
             colour = "white" if shares[row, column] > 0.5 else "black"
             count = str(counts[row, column])
@@ -82,9 +82,11 @@ def mistakes_picture(
     return drawn(figure)
 
 
-def longest(class_names: list[str]) -> bool:
-    """Return whether a name is too long to stand beside the next."""
-    return max(map(len, class_names)) > 2
+def name_classes(axes: "Axes", class_names: list[str]) -> None:
+    """Name the rows and columns of a confusion matrix; long names of columns are turned."""
+    places, is_long = range(len(class_names)), max(map(len, class_names)) > 2
+    axes.set_xticks(places, class_names, rotation=90 if is_long else 0)
+    axes.set_yticks(places, class_names)
 
 
 def drawn(figure: "Figure") -> Picture:

@@ -148,7 +148,7 @@ def test_homes_are_not_told(runs, monkeypatch) -> None:
     told = str(identity.section(subject))
     assert not re.search("anna|bob|eve'", told)
     assert "root: $HOME/data" in told
-    assert identity.without_home("a/home/bobby/b") == "a/home/bobby/b"  # not at the root
+    assert identity.without_any_home("a/home/bobby/b") == "a/home/bobby/b"  # not at the root
 
 
 # Limits and evidence

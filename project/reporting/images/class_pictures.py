@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from project.reporting.drawing import as_png, panels
-from project.tracking.pictures import MOST_LABELLED, longest
+from project.tracking.pictures import MOST_LABELLED, name_classes
 
 COLOURS = ("#1f5a99", "#d98b1f", "#4d4d4d")
 
@@ -50,8 +50,7 @@ def confusion_picture(confusion: Tensor, class_names: list[str]) -> bytes:
     axes.imshow(np.where(shares > 0, shares, np.nan), cmap="Oranges", vmin=0, vmax=strongest)
     axes.set(xlabel="predicted", ylabel="true")
     if num_classes <= MOST_LABELLED:
-        axes.set_xticks(range(num_classes), class_names, rotation=90 if longest(class_names) else 0)
-        axes.set_yticks(range(num_classes), class_names)
+        name_classes(axes, class_names)
         for row, column in zip(*np.nonzero(counts), strict=True):
             colour = "0.55" if row == column else "black"
             count = str(counts[row, column])
