@@ -24,6 +24,8 @@ from project.data.corpora import TextCorpus, TinyShakespeare
 from project.data.text import TextData
 
 REAL_DATA = os.environ.get("DATA_DIR")
+# Sets of your own are read here, and nothing is written.
+OWN_DATA = Path(REAL_DATA or Path(__file__).parents[1] / "data")
 
 posix = pytest.mark.skipif(
     os.name == "nt",

@@ -40,8 +40,9 @@ class LabelledImages:
     labels: Tensor
 
     def __post_init__(self) -> None:
-        check_tensor("images", self.images, torch.uint8, 4, "(N, C, H, W)")
-        check_tensor("labels", self.labels, torch.int64, 1, "(N,)")
+        remedy = "(255 * x).to(torch.uint8) for fractions, x[:, None] for grey without a channel"
+        check_tensor("images", self.images, torch.uint8, 4, "(N, C, H, W)", remedy)
+        check_tensor("labels", self.labels, torch.int64, 1, "(N,)", "such as y.flatten().long()")
         shape = tuple(self.images.shape)
         if shape[2] != shape[3]:
             raise ValueError(
@@ -310,13 +311,17 @@ def stratified_folds(labels: Tensor, num_folds: int, seed: int) -> Tensor:
     return folds
 
 
-def check_tensor(name: str, values: Any, dtype: torch.dtype, ndim: int, shape: str) -> None:
+def check_tensor(
+    name: str, values: Any, dtype: torch.dtype, ndim: int, shape: str, remedy: str
+) -> None:
     """Refuse what is no tensor of a type and number of dimensions."""
     if not isinstance(values, Tensor):
-        raise ValueError(f"{name} must be a tensor, and not {type(values).__name__}")
+        raise ValueError(
+            f"{name} must be a tensor, and not {type(values).__name__}; torch.from_numpy makes one"
+        )
     if values.dtype != dtype or values.ndim != ndim:
         found = f"{values.dtype} {tuple(values.shape)}"
-        raise ValueError(f"{name} must be {dtype} {shape}, and are {found}")
+        raise ValueError(f"{name} must be {dtype} {shape}, and are {found}; {remedy}")
 
 
 def take_split(

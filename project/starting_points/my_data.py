@@ -30,7 +30,7 @@ class MyData(ImageSet):
         self.num_images = num_images
 
     def load(self, root: Path) -> tuple[LabelledImages, LabelledImages]:
-        # Yours in their place: uint8 (N, C, H, W) and int64 (N,), read from below `root`, such as
+        # Yours in their place: uint8 (N, C, H, H) and int64 (N,), read from below `root`, such as
         # images = torch.from_numpy(np.load(root / "my_data.npz")["images"])
         images, labels = drawn(self.num_images)
         # Where yours have an official test split, return that: LabelledImages(images, labels).

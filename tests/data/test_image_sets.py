@@ -237,11 +237,11 @@ def test_the_real_mnist(real_mnist) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda x, y: (x.float(), y), r"images must be torch.uint8 \(N, C, H, W\)"),
-        (lambda x, y: (x[:, 0], y), r"and are torch.uint8 \(6, 8, 8\)"),
+        (lambda x, y: (x.float(), y), r"images must be torch.uint8 \(N, C, H, W\).*\(255 \* x\)"),
+        (lambda x, y: (x[:, 0], y), r"and are torch.uint8 \(6, 8, 8\); .*x\[:, None\]"),
         (lambda x, y: (x.permute(0, 2, 3, 1), y), r"permute\(0, 3, 1, 2\) puts them first"),
-        (lambda x, y: (x.numpy(), y), "images must be a tensor, and not ndarray"),
-        (lambda x, y: (x, y.int()), r"labels must be torch.int64 \(N,\)"),
+        (lambda x, y: (x.numpy(), y), "images must be a tensor, and not ndarray; torch.from_numpy"),
+        (lambda x, y: (x, y.int()), r"labels must be torch.int64 \(N,\).*y.flatten"),
         (lambda x, y: (x, y[:5]), "6 images have 5 labels"),
     ],
 )
