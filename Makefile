@@ -1,6 +1,6 @@
 # make train   environment, then one training run on embedded data
 # make test    environment, then the tests
-# make kill-matrix   kill and resume 348 runs, and compare them bit by bit (about 10 minutes)
+# make kill-matrix   kill and resume 348 runs, and compare them bit by bit (10 minutes and more)
 # make distributed   runs of two and three processes, two nodes, FSDP2, SLURM (emulated), signals
 # make fault-cases   what goes wrong with a run, and the answer to each, as a table
 # make gpu     speed and results on one GPU, in under eight minutes (tests/gpu.py)
