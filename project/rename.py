@@ -17,6 +17,7 @@ from project.messages import RunError, UsageError, warn
 PACKAGE = Path(__file__).parent
 REPOSITORY = PACKAGE.parent
 PROSE_AND_CODE = (".py", ".ipynb", ".md", ".txt", ".rst")  # the others set `name: value`
+LINTED = (".py", ".ipynb")
 BY_HAND = ("README.md", "pyproject.toml", "CITATION.cff", "LICENSE")
 
 DESCRIPTION = """\
@@ -63,7 +64,7 @@ def rename(options: argparse.Namespace) -> None:
         show_lines(texts)
     else:
         write(texts, options.name)
-        tidy([moved(path, options.name) for path in texts if path.suffix == ".py"])
+        tidy([moved(path, options.name) for path in texts if path.suffix in LINTED])
     show_summary(texts, options.name)
     if not options.dry_run:
         show_next(options.name, is_clean)
@@ -150,7 +151,8 @@ def mentions(has_values: bool = False) -> re.Pattern[str]:
     forms = [
         rf"(?<![\w.-]){old}(?=\.(?:{part}|__\w+__|[{{<]))",  # project.train, f"project.{name}"
         rf"(?<=[\"']){old}(?=\.[\"'*])",  # "project.", "project.*"
-        rf"(?<![\w.-]){old}(?=/(?:{part}|\w+\.py\b|[{{<*\s`\"'),]|$))",  # project/data
+        rf"(?<![\w.-]){old}(?=/(?:{part}|\w+\.py\b|[{{<*\s`\"'),\\]|$))",  # project/data
+        rf"(?<![\w.-]){old}(?=\\\.)",  # r"project\.\w+"
         rf"\bfrom {old}(?= import\b)",
         rf"\bimport {old}(?=\s*(?:$|as\b|[;\"'`\\]))",
         rf"/ {quote}{old}(?={quote})|(?<=[\"']){old}(?={quote} /)",  # ROOT / "project" / "data"

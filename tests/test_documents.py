@@ -62,6 +62,7 @@ def commands_of(document: Path) -> list[str]:
 
 
 COMMANDS = list(dict.fromkeys(line for document in DOCUMENTS for line in commands_of(document)))
+YOURS = "my_research" if PACKAGE.name != "my_research" else "another_name"  # of the package
 IN_A_CLONE = [  # for they change it
     line for line in COMMANDS if re.search(r"\.new |\.rename |configs/my_", line)
 ]
@@ -164,9 +165,10 @@ def test_what_changes_a_clone_does_what_it_says(tmp_path) -> None:
     for typed in IN_A_CLONE:
         words = shlex.split(typed)[1:] + (FEW_STEPS if ".train" in typed else [])
         words += ["--force"] if typed.endswith("my_research") else []  # nothing was committed
+        words = [YOURS if word == "my_research" else word for word in words]
         answers[typed] = typed_in(clone, words, clone)
     assert "MyNet" in answers[f"{RUN}train --config configs/my_net.yaml"]
-    assert (clone / "my_research" / "models" / "my_net.py").is_file()
+    assert (clone / YOURS / "models" / "my_net.py").is_file()
 
 
 def typed_in(folder: Path, words: list[str], code: Path = REPOSITORY) -> str:

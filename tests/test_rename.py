@@ -163,6 +163,8 @@ def test_all_its_tests_pass(renamed) -> None:
         'ROOT / "@" / folder',
         r'"path = copy / \"@\" / \"models\"\n"',
         'for folder in ("@", "tests"):',
+        r're.search(r"@/\S+\.py", text)',
+        r're.search(r"@\.\w+\.train", text)',
         r"`((?:@|tests|docs)/[\w/.]+)`",
         "Path(@.__file__).parents[1]",
         "the package `@`",
