@@ -218,6 +218,7 @@ CLASS = "from torch import nn\nclass Mistaken({}):\n    {}\n"
 def test_a_mistake_in_a_file_of_ones_own_is_told_with_its_place(
     name, source, says, tmp_path: Path, monkeypatch
 ) -> None:
+    refusal("--nothing=1")  # bare names are learnt once, before the package is another one
     folder = tmp_path / "project" / "models"
     folder.mkdir(parents=True)
     (folder / f"{name}.py").write_text(source)
