@@ -69,8 +69,8 @@ def run(
     """
     keep_freed_memory()
     look_for_no_gpu()
-    config = cli.config
-    origin = origin_of(arguments, complete_config(cli))
+    config, text = cli.config, complete_config(cli)
+    origin = origin_of(arguments, text)
     directory, record = place_of(cli, origin, stopped)
     stop = StopRequest()
     keeper = RunRecord(
@@ -82,7 +82,7 @@ def run(
     point = ResumePoint(
         directory,
         config.checkpoint_minutes,
-        complete_config(cli),
+        text,
         stop,
         is_extended=stopped is not None and stopped.is_extended,
         same_batches=stopped is None or not stopped.is_changed,
@@ -108,9 +108,9 @@ def run(
     threads = shared_threads(trainer, config.speed.threads)
     with lock, stop.listening(at_once=leave_running), threads:
         try:
-            begin(cli, trainer, keeper, origin, stopped)
+            begin(cli, text, trainer, keeper, origin, stopped)
             found = fit_and_measure(cli, trainer, best, stopped, measure_test)
-            log_results(trainer.loggers, complete_config(cli), found["metrics"], found["steps"])
+            log_results(trainer.loggers, text, found["metrics"], found["steps"])
             keeper.update(status="finished", exit_code=0, **found)
             finish_wandb(trainer, 0)
         except BaseException as error:
@@ -182,26 +182,31 @@ def quieten_logging(task: LightningModule) -> None:
 
 def begin(
     cli: ProjectCLI,
+    text: str,
     trainer: Trainer,
     keeper: RunRecord,
     origin: dict[str, Any],
     stopped: StoppedRun | None,
 ) -> None:
-    """Write and show what a run is, or set the files of one that goes on back."""
+    """Write and show what a run is, or set the files of one that goes on back.
+
+    Args:
+        text: The complete configuration, YAML.
+    """
     directory = keeper.path.parent
     if process_rank() == 0:
-        write_beginning(cli, keeper, origin, stopped)
+        write_beginning(text, keeper, origin, stopped)
     announce(trainer, cli.model, cli.datamodule, directory)
     warn_of_threads(keeper.record)
     start_wandb(trainer, directory)
     if stopped is None or stopped.checkpoint is None:
-        log_configuration(trainer.loggers[1:], complete_config(cli), origin)
+        log_configuration(trainer.loggers[1:], text, origin)
     if stopped is not None and trainer.is_global_zero:
         print(f"going on from step {stopped.global_step:,}", flush=True)
 
 
 def write_beginning(
-    cli: ProjectCLI, keeper: RunRecord, origin: dict[str, Any], stopped: StoppedRun | None
+    text: str, keeper: RunRecord, origin: dict[str, Any], stopped: StoppedRun | None
 ) -> None:
     """Write what a run is, or set the files of one that goes on back to its checkpoint.
 
@@ -222,7 +227,7 @@ def write_beginning(
         if stopped.checkpoint is not None and stopped.checkpoint.name == "previous.ckpt":
             # Damaged: the next checkpoint would put it in the place of the good one.
             remove(directory / "checkpoints" / "last.ckpt")
-    replace_text(directory / "config.yaml", complete_config(cli))
+    replace_text(directory / "config.yaml", text)
     keeper.update(status="running")
     write_patch(directory, patch)
 
