@@ -1,6 +1,7 @@
 """Intervals for figures measured on a finite sample."""
 
 import math
+import statistics
 from collections.abc import Sequence
 
 Z_95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
@@ -39,4 +40,20 @@ def mean_interval(sums: Sequence[float], counts: Sequence[float]) -> tuple[float
     squares = sum((s - mean * c) ** 2 for s, c in zip(sums, counts, strict=True))
     mean_count = sum(counts) / groups
     spread = Z_95 * math.sqrt(squares / (groups * (groups - 1))) / mean_count
+    return mean - spread, mean + spread
+
+
+def seed_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Return the 95 % interval of the mean over seeds, by Student's t; None of a single value.
+
+    It holds for other seeds of the same recipe on the same data, not for other data. Folds share
+    most of their training images, so that over folds it is too narrow (Bengio & Grandvalet 2004).
+    """
+    n = len(values)
+    if n < 2:
+        return None
+    from scipy.special import stdtrit
+
+    spread = float(stdtrit(n - 1, 0.975)) * statistics.stdev(values) / math.sqrt(n)
+    mean = statistics.fmean(values)
     return mean - spread, mean + spread

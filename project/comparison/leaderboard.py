@@ -14,8 +14,8 @@ from project.comparison.significance import (
     holm,
     mcnemar,
     paired,
-    seed_interval,
 )
+from project.intervals import seed_interval
 
 LESS_IS_BETTER = ("loss", "bits_per_byte", "perplexity")
 

@@ -1,7 +1,6 @@
 """How sure one may be of a mean over seeds, and that one model is better than another."""
 
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,20 +32,6 @@ class Comparison:
     interval: tuple[float, float]
     p_value: float
     method: str
-
-
-def seed_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Return the 95 % interval of the mean over seeds, by Student's t; None of a single value.
-
-    It holds for other seeds of the same recipe on the same data, not for other data. Folds share
-    most of their training images, so that over folds it is too narrow (Bengio & Grandvalet 2004).
-    """
-    n = len(values)
-    if n < 2:
-        return None
-    spread = float(stdtrit(n - 1, 0.975)) * statistics.stdev(values) / math.sqrt(n)
-    mean = statistics.fmean(values)
-    return mean - spread, mean + spread
 
 
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Comparison:

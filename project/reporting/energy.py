@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from project.comparison.significance import seed_interval
 from project.costs.energy import PARTS, Meter, gpus_of, kwh_of
 from project.costs.flops import prediction_flops
 from project.costs.grid import grid_of
+from project.intervals import seed_interval
 from project.reporting.findings import (
     Block,
     Figures,

@@ -19,9 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from project.comparison.significance import seed_interval
 from project.data.loader import derived_seed
-from project.intervals import mean_interval
+from project.intervals import mean_interval, seed_interval
 from project.reporting.findings import Measure
 
 Track = Callable[[Iterable[Any], str], Iterable[Any]]  # shows how far it is

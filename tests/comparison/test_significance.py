@@ -10,8 +10,8 @@ from project.comparison.significance import (
     holm,
     mcnemar,
     paired,
-    seed_interval,
 )
+from project.intervals import seed_interval
 
 
 def classifiers(only_first: int, only_second: int, both: int, neither: int):
