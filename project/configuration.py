@@ -36,7 +36,7 @@ from project.messages import UsageError, nearest, short_message
 PACKAGE = Path(__file__).parent
 CONFIGS = PACKAGE.parent / "configs"
 PARTS = (  # folders whose public classes can be named without their path
-    "models", "tasks", "data", "optimization", "training",
+    "models", "pretrained", "tasks", "data", "optimization", "training",
     "checkpoints", "distributed", "tracking", "costs",
 )  # fmt: skip
 

@@ -18,7 +18,7 @@ from project.hardware import cpu_name
 
 PACKAGES = ("torch", "lightning", "torchmetrics", "torchvision", "jsonargparse", "numpy")
 MAX_PATCH_BYTES = 1_000_000
-CODE_OF_A_RUN = ("data", "models", "tasks", "optimization", "training")  # folders of the package
+CODE_OF_A_RUN = ("data", "models", "pretrained", "tasks", "optimization", "training")  # folders
 
 
 def provenance() -> dict[str, Any]:

@@ -60,7 +60,7 @@ def networks_with(argument: str) -> Iterator[type[nn.Module]]:
 
     for path in project_classes().values():
         module, name = path.rsplit(".", 1)
-        if module.startswith("project.models."):
+        if module.startswith(("project.models.", "project.pretrained.")):
             cls = getattr(importlib.import_module(module), name)
             if argument in inspect.signature(cls).parameters:
                 yield cls

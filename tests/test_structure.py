@@ -18,8 +18,7 @@ def test_networks_import_torch_and_the_standard_library_only(path: Path) -> None
             imported |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             imported.add((node.module or "").split(".")[0])
-    also = {"torchvision"} if path.stem == "torchvision_network" else set()
-    assert imported <= {"torch", *also, *sys.stdlib_module_names}
+    assert imported <= {"torch", *sys.stdlib_module_names}
 
 
 def test_lock_file_has_hashes_and_no_address() -> None:

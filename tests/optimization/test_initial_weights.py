@@ -18,9 +18,9 @@ from project.configuration import CONFIGS
 from project.messages import UsageError
 from project.models.cnn import CNN
 from project.models.rnn import RNN, RNNLanguageModel
-from project.models.torchvision_network import TorchvisionNetwork
 from project.optimization.freezing import freeze, trainable_parameters
 from project.optimization.initial_weights import load_initial_weights
+from project.pretrained.torchvision_network import TorchvisionNetwork
 from project.tasks.image_classification import ImageClassification
 from project.training.command import command
 
