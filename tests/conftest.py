@@ -8,6 +8,7 @@ import inspect
 import json
 import os
 import pickle
+import shutil
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +65,16 @@ def networks_with(argument: str) -> Iterator[type[nn.Module]]:
             cls = getattr(importlib.import_module(module), name)
             if argument in inspect.signature(cls).parameters:
                 yield cls
+
+
+def copy_repository(folder: Path) -> None:
+    """Copy what git tracks, and new files that it does not ignore."""
+    from project.rename import REPOSITORY, files_of_git
+
+    for path in files_of_git():
+        copy = folder / path.relative_to(REPOSITORY)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
 
 
 def only_run(runs: str | Path) -> Path:

@@ -15,10 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import copy_repository
 from PIL import Image
 
 from project.configuration import PACKAGE
-from project.rename import files_of_git
 from project.training.command import command
 
 REPOSITORY = PACKAGE.parent
@@ -156,10 +156,7 @@ def ctrl_c(seconds: float) -> None:
 def test_what_changes_a_clone_does_what_it_says(tmp_path) -> None:
     """Add your own, train it, and make all of it yours, in the order of README.md."""
     clone = tmp_path / "clone"
-    for path in files_of_git():
-        copy = clone / path.relative_to(REPOSITORY)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, copy)
+    copy_repository(clone)
     subprocess.run(["git", "init", "--quiet"], cwd=clone, check=True)
     answers = {}
     for typed in IN_A_CLONE:

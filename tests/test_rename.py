@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import copy_repository
 
 from project import provenance, rename
 from project.checkpoints import former_names
@@ -74,15 +75,11 @@ def mentions_of(name: str, folder: Path, package: str) -> list[str]:
 @pytest.fixture(scope="module")
 def renamed(tmp_path_factory) -> Path:
     """A copy of this repository, renamed by the command."""
+    folder = tmp_path_factory.mktemp("renamed") / "repository"
     try:
-        paths = rename.files_of_git()
+        copy_repository(folder)
     except UsageError:
         pytest.skip("there is no git repository to copy")
-    folder = tmp_path_factory.mktemp("renamed") / "repository"
-    for path in paths:
-        copy = folder / path.relative_to(rename.REPOSITORY)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, copy)
     commit(folder)
     said = python(folder, "-m", f"{OLD}.rename", NEW)
     assert f"{OLD} -> {NEW}" in said
